@@ -1,0 +1,44 @@
+"""From EEG recorded while people look at pictures: joint embeddings, saliency, brain-supervised editing.
+
+The public names, loaded on first use so that `import brainedit` costs nothing.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "read_raw": "eeg",
+    "read_epochs": "eeg",
+    "preprocess": "eeg",
+    "make_epochs": "eeg",
+    "read_events": "eeg",
+    "EEGFileError": "eeg",
+    "simulate_oddball": "simulate",
+    "simulate_passive": "simulate",
+    "PairedDataset": "datasets.paired",
+    "split_trials": "audit",
+    "JointModel": "joint",
+    "train_joint": "joint",
+    "load_joint": "joint",
+    "score_trials": "relevance",
+    "pool_relevance": "relevance",
+    "Generator": "generators.base",
+    "load_generator": "generators.load",
+    "Direction": "directions",
+    "brain_direction": "directions",
+    "compatibility_direction": "directions",
+    "reliability": "directions",
+    "edit": "editing",
+    "auc_score": "evaluation",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'brainedit' has no attribute {name!r}")
+    return getattr(import_module(f"brainedit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Data sets: EEG epochs joined to the pictures that were looked at."""

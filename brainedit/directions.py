@@ -1,0 +1,608 @@
+"""Directions in a generator's latent space, and the ways to find one from the brain."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import linalg
+
+from brainedit._check import pick
+from brainedit.generators.base import SPACES, Generator
+
+if TYPE_CHECKING:
+    import mne
+
+_HEADER = "brainedit.direction"
+_MIN_IMAGES = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A unit vector in a latent space that points to more of something.
+
+    vector : (n_dims,), or (n_layers, n_dims) in "w+"; float64, length 1
+    scale : standard deviation of latent . vector; edits are told in multiples of it
+    provenance : where it comes from: generator_sha256, method, n, ...
+    reliability : figures that say how far to trust it, or None
+
+    Raises ValueError when the vector is not of length 1 or the scale is not positive.
+    """
+
+    vector: np.ndarray
+    space: str
+    scale: float
+    name: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    reliability: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        vector = np.array(self.vector, dtype=np.float64)
+        if self.space not in SPACES:
+            raise ValueError(f"A direction lives in one of {', '.join(SPACES)}; got space {self.space!r}.")
+        if vector.ndim not in ((1, 2) if self.space == "w+" else (1,)):
+            raise ValueError(f"A direction in {self.space!r} cannot have the shape {vector.shape}.")
+        length = np.linalg.norm(vector)
+        if not abs(length - 1) < 1e-6:
+            raise ValueError(f"A direction's vector must have length 1; this one has {length:.6g}.")
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"A direction's scale must be a positive number; got {self.scale}.")
+        vector.flags.writeable = False
+        object.__setattr__(self, "vector", vector)
+        object.__setattr__(self, "scale", float(self.scale))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write one safetensors file: the vector, and all else as JSON in its header."""
+        from safetensors.numpy import save_file
+
+        record = {key: value for key, value in asdict(self).items() if key != "vector"}
+        partial = Path(f"{path}.partial")
+        save_file({"vector": np.array(self.vector)}, partial, metadata={_HEADER: json.dumps(record)})
+        os.replace(partial, path)
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> "Direction":
+        """Read what `save` wrote.
+
+        Raises ValueError for a file that is damaged or no direction. Nothing is unpickled.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no direction at {path}.")
+        try:
+            with safe_open(path, "numpy") as file:
+                record = (file.metadata() or {}).get(_HEADER)
+                vector = file.get_tensor("vector")
+            return Direction(vector=vector, **json.loads(record))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or no direction written by brainedit: {error}") from error
+
+    def orthogonal_to(self, *others: "Direction", generator: Generator | None = None) -> "Direction":
+        """What is left of this direction when the others are projected out, so that an edit leaves them alone.
+
+        others : directions of the same space; they may be collinear
+        generator : gives the new scale; without it the old one is kept, and provenance says so
+
+        Raises ValueError for another space or shape, or when nothing is left.
+        Source: Shen et al., TPAMI 2020 (conditional manipulation), by pivoted QR for any number of conditions.
+        """
+        for other in others:
+            if (other.space, other.vector.shape) != (self.space, self.vector.shape):
+                raise ValueError(
+                    f"{other.name!r} lives in {other.space!r} {other.vector.shape}, "
+                    f"{self.name!r} in {self.space!r} {self.vector.shape}; they cannot be compared."
+                )
+        if not others:
+            return self
+        columns = np.stack([other.vector.ravel() for other in others], axis=1)  # (n_dims, n_others)
+        basis, triangle, _ = linalg.qr(columns, mode="economic", pivoting=True)
+        basis = basis[:, np.abs(np.diag(triangle)) > 1e-8]
+        rest = self.vector.ravel() - basis @ (basis.T @ self.vector.ravel())
+        rest -= basis @ (basis.T @ rest)  # once more, for accuracy
+        length = np.linalg.norm(rest)
+        if length < 1e-6:
+            names = ", ".join(repr(other.name) for other in others)
+            raise ValueError(f"Nothing of direction {self.name!r} is left when {names} are projected out.")
+        vector = (rest / length).reshape(self.vector.shape)
+        scale, origin = (
+            (self.scale, "kept")
+            if generator is None
+            else (prior_scale(generator, vector, self.space), "prior")
+        )
+        provenance = {
+            **self.provenance,
+            "orthogonal_to": [other.name for other in others],
+            "length_left": float(length),
+            "scale_from": origin,
+        }
+        return replace(self, vector=vector, scale=scale, provenance=provenance, reliability=None)
+
+
+@dataclass(frozen=True)
+class DirectionReliability:
+    """How far a direction found from relevance can be trusted.
+
+    strength : correlation between relevance and its prediction from pictures left out
+    p : share of permuted relevances that reach this strength (never 0: (1 + count) / (1 + permutations))
+    split_half : mean cosine between the directions of two random halves of the images
+    split_half_full : the same by Spearman-Brown at all n images; about the square of the cosine to the truth
+    null_band : 2.5 and 97.5 % points of the cosine between permuted directions and this one
+    """
+
+    method: str
+    n: int
+    strength: float
+    null_strength: float
+    p: float
+    split_half: float
+    split_half_full: float
+    null_band: tuple[float, float]
+    n_permutations: int
+    n_splits: int
+
+
+def brain_direction(
+    latents: pd.DataFrame,
+    relevance: pd.Series,
+    *,
+    space: str,
+    method: str = "ridge",
+    name: str = "",
+    generator: Generator | None = None,
+) -> Direction:
+    """The direction along which pictures grow more relevant, joined by stimulus.
+
+    latents : one row a stimulus, n_dims columns ("w+": n_layers x n_dims columns, layer by layer, with a generator)
+    relevance : one number a stimulus, higher is more relevant
+    method : "ridge", "svr" (as in Davis 2022), "mean_difference" or "logistic"
+    generator : gives the scale (from 10,000 prior samples) and the sha256; else the scale is that of `latents`
+
+    Raises ValueError when stimuli do not match, fewer than 10 are given, relevance is constant, or a value is missing.
+    Source: Davis et al., CVPR 2022. Differs: ridge by default, which finds the same direction and scales with n.
+    """
+    x, y = _joined(latents, relevance)
+    vector = _unit(pick("direction method", method, METHODS)(x).coefficients(y), method)
+    if generator is not None:
+        shape = generator.latent_shape(space)
+        if vector.size != np.prod(shape):
+            raise ValueError(
+                f"{generator.name} has latents {shape} in {space!r}; these have {vector.size} numbers."
+            )
+        vector = vector.reshape(shape)
+        scale = prior_scale(generator, vector, space)
+    elif space == "w+":
+        raise ValueError("A direction in 'w+' needs its generator, which knows the layers; pass generator=.")
+    else:
+        scale = float((x @ vector).std())
+    provenance = {
+        "method": method,
+        "n": len(y),
+        "generator_sha256": generator.sha256 if generator is not None else None,
+        "scale_from": "prior" if generator is not None else "latents",
+    }
+    return Direction(vector, space, scale, name, provenance)
+
+
+def reliability(
+    latents: pd.DataFrame,
+    relevance: pd.Series,
+    *,
+    method: str = "ridge",
+    n_permutations: int = 1000,
+    n_splits: int = 100,
+    seed: int = 0,
+) -> DirectionReliability:
+    """Is there a direction at all, and would other images give the same one?
+
+    Pictures are the unit: relevance is permuted over them, and they are split in halves. For "ridge" and
+    "mean_difference" all permutations are a few matrix products (leave-one-out in closed form); "svr" and
+    "logistic" are refitted in 5 folds each time, so give them fewer permutations.
+
+    Raises ValueError as `brain_direction` does.
+    """
+    x, y = _joined(latents, relevance)
+    if n_permutations < 1 or n_splits < 1:
+        raise ValueError(f"Need 1 or more permutations and splits; got {n_permutations} and {n_splits}.")
+    make = pick("direction method", method, METHODS)
+    fit = make(x)
+    rng = np.random.default_rng(seed)
+    observed = _unit(fit.coefficients(y), method)
+    shuffled = rng.permuted(np.repeat(y[:, None], n_permutations, axis=1), axis=0)  # (n, n_permutations)
+    strength = float(_correlation(fit.held_out(y[:, None]), y[:, None])[0])
+    null = _correlation(fit.held_out(shuffled), shuffled)
+    halves = [
+        _cosine(_slope(make, x[a], y[a]), _slope(make, x[b], y[b])) for a, b in _halves(rng, len(y), n_splits)
+    ]
+    half = float(np.mean(halves))
+    return DirectionReliability(
+        method=method,
+        n=len(y),
+        strength=strength,
+        null_strength=float(null.mean()),
+        p=_p_value(strength, null),
+        split_half=half,
+        split_half_full=_spearman_brown(half),
+        null_band=_band(_cosine(fit.coefficients(shuffled), observed)),
+        n_permutations=n_permutations,
+        n_splits=n_splits,
+    )
+
+
+def compatibility_direction(
+    model: Any,
+    generator: Generator,
+    epochs: "mne.BaseEpochs",
+    *,
+    target: str,
+    space: str,
+    n_latents: int = 5000,
+    n_permutations: int = 200,
+    n_gradients: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+    name: str = "",
+) -> Direction:
+    """The direction along which pictures fit the EEG of target trials better than that of the others.
+
+    Over prior samples w, dF(w) = mean over target trials of F(e, G(w)) minus the mean over other trials; its
+    ridge direction in w is returned. In an oddball the trials differ by relevance, not by content: dF then
+    says where pictures look more like what F learnt from relevant trials, not what was seen.
+
+    model : a JointModel that was trained on none of these trials and pictures
+    target : query on epochs.metadata that is true for target trials, e.g. "label == 'smile'"
+    space : "z" or "w" (a direction in w serves w+)
+    n_gradients : prior samples whose gradient of dF through G is averaged, as a check; 0 leaves it out
+
+    The reliability dict holds: strength (SD over the prior samples of the linear part of dF), its mean under
+    permuted target labels (within `run` where the metadata have it), p, null_band (cosine of permuted directions
+    with this one), split_half and split_half_full (over trials), gradient_cosine (Stein's lemma: for Gaussian
+    latents the mean gradient is the regression slope; in w, which is not Gaussian, agreement is approximate).
+
+    Raises ValueError when trials or pictures trained the model, the query does not split the trials, or space is w+.
+    """
+    model.check_unseen(epochs)
+    if space == "w+":
+        raise ValueError("Look for the direction in 'w': it serves 'w+' by broadcast over the layers.")
+    generator.latent_shape(space)
+    if min(n_latents, n_permutations) < _MIN_IMAGES:
+        raise ValueError(f"Need 10 or more latents and permutations; got {n_latents} and {n_permutations}.")
+    targets = _target_trials(epochs.metadata, target)
+    eeg = _embed_epochs(model, epochs, batch_size)  # (n_trials, n_dims)
+    latents = generator.sample(n_latents, space=space, seed=seed)
+    theta = _embed_latents(model, generator, latents, space, batch_size)  # (n_latents, n_dims)
+    x = latents.double().cpu().numpy()
+    x = x - x.mean(0)
+    slopes = Ridge(x).coefficients(theta - theta.mean(0))  # (n_latent_dims, n_dims): from embedding to latent
+
+    contrast = _contrast(targets[:, None])  # (n_trials, 1)
+    delta = eeg.T @ contrast[:, 0]
+    slope = slopes @ delta
+    vector = _unit(slope, "compatibility")
+    rng = np.random.default_rng(seed)
+    groups = epochs.metadata["run"].to_numpy() if "run" in epochs.metadata else np.zeros(len(targets))
+    shuffled = slopes @ (eeg.T @ _contrast(_permuted_within(rng, targets, groups, n_permutations)))
+    spread = linalg.qr(x / np.sqrt(len(x)), mode="r")[0]  # |spread @ slope| is the SD of x @ slope
+    strength, null = np.linalg.norm(spread @ slope), np.linalg.norm(spread @ shuffled, axis=0)
+    half = _split_half_trials(rng, slopes, eeg, targets)
+    gradient = _mean_gradient(model, generator, latents[:n_gradients], delta, space, batch_size)
+    found = {
+        "strength": float(strength),
+        "null_strength": float(null.mean()),
+        "p": _p_value(strength, null),
+        "null_band": _band(_cosine(shuffled, vector)),
+        "split_half": half,
+        "split_half_full": _spearman_brown(half),
+        "gradient_cosine": None if gradient is None else float(_cosine(gradient, vector)),
+        "n_permutations": n_permutations,
+        "permuted_within": "run" if "run" in epochs.metadata else "all trials",
+    }
+    provenance = {
+        "method": "compatibility",
+        "n": len(targets),
+        "n_targets": int(targets.sum()),
+        "n_latents": n_latents,
+        "target": target,
+        "seed": seed,
+        "generator_sha256": generator.sha256,
+        "scale_from": "prior",
+    }
+    return Direction(vector, space, prior_scale(generator, vector, space), name or target, provenance, found)
+
+
+def prior_scale(generator: Generator, vector: np.ndarray, space: str) -> float:
+    """Standard deviation of latent . vector over 10,000 prior samples of the generator (seed 0)."""
+    if space == "w+":  # the prior of w+ is one w in all layers
+        space, vector = "w", vector.sum(0)
+    latents = generator.sample(10_000, space=space).double().cpu().numpy()
+    return float((latents @ vector).std())
+
+
+class Ridge:
+    """Ridge regression with a free intercept, for any number of targets through one factorisation.
+
+    latents : (n, n_dims), centred. The penalty is n_dims x the mean variance of a latent dimension, so that
+        it shrinks the same whatever the units; it equals n_dims for z from N(0, 1).
+
+    Solved by Cholesky in the smaller of the n x n kernel and the n_dims x n_dims covariance.
+    """
+
+    def __init__(self, latents: np.ndarray):
+        self.latents = latents
+        self.alpha = latents.var(axis=0).sum()
+        self.dual = latents.shape[0] <= latents.shape[1]
+        gram = latents @ latents.T if self.dual else latents.T @ latents
+        gram[np.diag_indices_from(gram)] += self.alpha
+        self.factor = linalg.cholesky(gram, lower=True, overwrite_a=True)
+
+    def coefficients(self, y: np.ndarray) -> np.ndarray:
+        """Slopes (n_dims,) or (n_dims, k) for centred targets (n,) or (n, k)."""
+        if self.dual:
+            return self.latents.T @ linalg.cho_solve((self.factor, True), y)
+        return linalg.cho_solve((self.factor, True), self.latents.T @ y)
+
+    def held_out(self, y: np.ndarray) -> np.ndarray:
+        """Each target (n, k) as predicted from all other images: leave-one-out, exact."""
+        n = len(y)
+        if self.dual:
+            inverse = linalg.cho_solve((self.factor, True), np.eye(n))
+            residual = self.alpha * (inverse @ y)
+            leverage = 1 - self.alpha * np.diag(inverse)
+        else:
+            half = linalg.solve_triangular(self.factor, self.latents.T, lower=True)  # (n_dims, n)
+            residual = y - half.T @ (half @ y)
+            leverage = (half**2).sum(0)
+        return y - residual / (1 - leverage - 1 / n)[:, None]
+
+
+class MeanDifference:
+    """Covariance of latents with relevance: the mean of relevant minus irrelevant images, softly."""
+
+    def __init__(self, latents: np.ndarray):
+        self.latents = latents
+
+    def coefficients(self, y: np.ndarray) -> np.ndarray:
+        """Covariances (n_dims,) or (n_dims, k) for centred targets (n,) or (n, k)."""
+        return self.latents.T @ y / len(y)
+
+    def held_out(self, y: np.ndarray) -> np.ndarray:
+        """Each image (n, k) projected on the covariance of all others: leave-one-out, exact."""
+        n = len(y)
+        squares = (self.latents**2).sum(1, keepdims=True)
+        # without image i the mean moves by x_i / (n - 1), and the sum of products by x_i y_i n / (n - 1)
+        return self.latents @ (self.latents.T @ y) - squares * y * (n / (n - 1))
+
+
+class _Refitted:
+    """A method without a closed form for left-out images: fitted anew for each target and fold."""
+
+    def __init__(self, latents: np.ndarray):
+        self.latents = latents
+
+    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def coefficients(self, y: np.ndarray) -> np.ndarray:
+        if y.ndim == 1:
+            return self.fit(self.latents, y)
+        return np.stack([self.fit(self.latents, column) for column in y.T], axis=1)
+
+    def held_out(self, y: np.ndarray) -> np.ndarray:
+        """Each image (n, k) projected on the direction of four other fifths of the images."""
+        folds = np.random.default_rng(0).permutation(len(y)) % 5
+        projected = np.empty_like(y)
+        for fold in range(5):
+            test = folds == fold
+            for j in range(y.shape[1]):
+                slope = self.fit(self.latents[~test], y[~test, j])
+                projected[test, j] = self.latents[test] @ slope + y[~test, j].mean()
+        return projected
+
+
+class SVR(_Refitted):
+    """Linear epsilon-SVR with C = 1 and epsilon = .1, as in Davis et al., CVPR 2022; minutes at n = 2,000."""
+
+    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
+        from sklearn.svm import SVR as SklearnSVR
+
+        return SklearnSVR(kernel="linear", C=1.0, epsilon=0.1).fit(latents, y).coef_[0]
+
+
+class Logistic(_Refitted):
+    """Logistic regression on "more relevant than the mean", each image weighted by its distance from the mean.
+
+    The penalty is that of Ridge (n_dims x mean variance) over 4, the curvature of the logistic loss at 0.
+    """
+
+    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
+        from sklearn.linear_model import LogisticRegression
+
+        if np.ptp(y) == 0:  # a fold without contrast tells nothing
+            return np.zeros(latents.shape[1])
+        weights = np.abs(y - y.mean())
+        weights /= weights.mean()
+        penalty = latents.var(axis=0).sum() / 4
+        return LogisticRegression(C=1 / penalty, max_iter=1000).fit(latents, y > y.mean(), weights).coef_[0]
+
+
+METHODS: dict[str, Callable[[np.ndarray], Any]] = {
+    "ridge": Ridge,
+    "svr": SVR,
+    "mean_difference": MeanDifference,
+    "logistic": Logistic,
+}
+
+
+def _joined(latents: pd.DataFrame, relevance: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Latents (n, n_dims) and relevance (n,), row for row the same stimulus, both centred."""
+    for what, index in {"latents": latents.index, "relevance": relevance.index}.items():
+        if index.has_duplicates:
+            twice = index[index.duplicated()][0]
+            raise ValueError(f"Need one row a stimulus; {twice!r} comes more than once in the {what}.")
+    _check_all_there(latents.index, relevance.index, "relevance for every latent")
+    _check_all_there(relevance.index, latents.index, "a latent for every relevance")
+    if len(latents) < _MIN_IMAGES:
+        raise ValueError(f"Need {_MIN_IMAGES} or more images for a direction; got {len(latents)}.")
+    x = latents.to_numpy(dtype=np.float64)
+    y = relevance.loc[latents.index].to_numpy(dtype=np.float64)
+    for what, values in {"latents": x, "relevance": y[:, None]}.items():
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            first = latents.index[bad][0]
+            raise ValueError(
+                f"The {what} must be finite; {first!r} and {bad.sum() - 1} more hold NaN or infinity."
+            )
+    if np.ptp(y) == 0:
+        raise ValueError(f"Relevance is {y[0]:g} for every image; a direction needs it to differ.")
+    return x - x.mean(0), y - y.mean()
+
+
+def _check_all_there(wanted: pd.Index, given: pd.Index, need: str) -> None:
+    missing = wanted[~wanted.isin(given)]
+    if len(missing):
+        raise ValueError(f"Need {need}; {missing[0]!r} and {len(missing) - 1} more have none.")
+
+
+def _unit(slope: np.ndarray, method: str) -> np.ndarray:
+    length = np.linalg.norm(slope)
+    if not length > 1e-12:
+        raise ValueError(
+            f"{method} found no direction: its slope is 0 (svr ignores relevance that spreads less than .1; try ridge)."
+        )
+    return slope / length
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson correlation, column by column."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0) + 1e-300)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each column of a with b."""
+    return b @ a / (np.linalg.norm(a, axis=0) * np.linalg.norm(b) + 1e-300)
+
+
+def _p_value(observed: float, null: np.ndarray) -> float:
+    return float((1 + (null >= observed).sum()) / (1 + len(null)))
+
+
+def _band(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _spearman_brown(half: float) -> float:
+    return 2 * half / (1 + abs(half))  # a negative cosine stays as negative as it is
+
+
+def _halves(rng: np.random.Generator, n: int, n_splits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for _ in range(n_splits):
+        order = rng.permutation(n)
+        yield order[: n // 2], order[n // 2 :]
+
+
+def _slope(make: Callable[[np.ndarray], Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return make(x - x.mean(0)).coefficients(y - y.mean())
+
+
+def _target_trials(metadata: pd.DataFrame | None, target: str) -> np.ndarray:
+    """True for trials (n,) where the query holds."""
+    if metadata is None:
+        raise ValueError(
+            f"The epochs have no metadata, so {target!r} cannot be looked up; epoch with events and labels."
+        )
+    if "@" in target or "__" in target:
+        raise ValueError(f"The target query may name columns and values only; got {target!r}.")
+    try:
+        found = np.asarray(metadata.eval(target, engine="python"))
+    except Exception as error:  # pandas raises whatever its parser meets
+        columns = ", ".join(map(str, metadata.columns))
+        raise ValueError(
+            f"The target query {target!r} fails ({error}); the metadata have {columns}."
+        ) from error
+    if found.dtype != bool or found.shape != (len(metadata),):
+        raise ValueError(f"The target query must be true or false for each trial; {target!r} is neither.")
+    if min(found.sum(), (~found).sum()) < 4:
+        raise ValueError(
+            f"Need 4 or more target and other trials; {target!r} is true for {found.sum()} of {len(found)}."
+        )
+    return found
+
+
+@torch.no_grad()
+def _embed_epochs(model: Any, epochs: "mne.BaseEpochs", batch_size: int) -> np.ndarray:
+    """EEG embeddings (n_trials, n_dims)."""
+    eeg = model.prepare_eeg(epochs)
+    return _finite(torch.cat([model.embed_eeg(part) for part in eeg.split(batch_size)]), "EEG")
+
+
+@torch.no_grad()
+def _embed_latents(
+    model: Any, generator: Generator, latents: torch.Tensor, space: str, batch_size: int
+) -> np.ndarray:
+    """Embeddings (n_latents, n_dims) of the pictures that the generator makes of latents."""
+    from tqdm import tqdm
+
+    batches = generator.synthesize_batches(latents, space=space, batch_size=batch_size)
+    bar = tqdm(batches, total=-(-len(latents) // batch_size), desc="embedding generated pictures")
+    return _finite(torch.cat([model.embed_image(model.resize_image(images)) for images in bar]), "picture")
+
+
+def _finite(embedding: torch.Tensor, what: str) -> np.ndarray:
+    if not torch.isfinite(embedding).all():
+        raise ValueError(f"The model gives NaN or infinity for some {what} embeddings; it cannot be used.")
+    return embedding.double().cpu().numpy()
+
+
+def _mean_gradient(
+    model: Any, generator: Generator, latents: torch.Tensor, delta: np.ndarray, space: str, batch_size: int
+) -> np.ndarray | None:
+    """Mean gradient (n_dims,) of dF over latents, through generator and image encoder."""
+    from tqdm import tqdm
+
+    total = None
+    for part in tqdm(
+        latents.split(batch_size) if len(latents) else (), desc="gradient through the generator"
+    ):
+        part = part.detach().requires_grad_()
+        theta = model.embed_image(model.resize_image(generator.synthesize(part, space=space)))
+        score = theta @ torch.as_tensor(delta, dtype=theta.dtype, device=theta.device)
+        gradient = torch.autograd.grad(score.sum(), part)[0].sum(0).double().cpu().numpy()
+        total = gradient if total is None else total + gradient
+    return None if total is None else total / len(latents)
+
+
+def _contrast(targets: np.ndarray) -> np.ndarray:
+    """Weights (n_trials, k) that take the mean over targets minus the mean over others."""
+    return targets / targets.sum(0) - ~targets / (~targets).sum(0)
+
+
+def _permuted_within(rng: np.random.Generator, targets: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
+    """Labels (n_trials, n), each column permuted within the groups."""
+    shuffled = np.repeat(targets[:, None], n, axis=1)
+    for group in pd.unique(groups):
+        rows = groups == group
+        shuffled[rows] = rng.permuted(shuffled[rows], axis=0)
+    return shuffled
+
+
+def _split_half_trials(
+    rng: np.random.Generator, slopes: np.ndarray, eeg: np.ndarray, targets: np.ndarray, n_splits: int = 100
+) -> float:
+    """Mean cosine between the directions of two random halves of the trials, each with half of the targets."""
+    cosines = []
+    for _ in range(n_splits):
+        first = np.zeros(len(targets), dtype=bool)
+        for kind in (targets, ~targets):
+            rows = rng.permutation(np.flatnonzero(kind))
+            first[rows[: len(rows) // 2]] = True
+        a, b = (slopes @ (eeg[rows].T @ _contrast(targets[rows])) for rows in (first, ~first))
+        cosines.append(_cosine(a, b))
+    return float(np.mean(cosines))

@@ -1,0 +1,206 @@
+"""What a model does to EEG before its network: channels by name, rate, window, whitening by the noise."""
+
+import logging
+
+import mne
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brainedit._check import pick
+from brainedit.eeg import check_signal, standard_names
+
+logger = logging.getLogger(__name__)
+
+FULL_WHITENING_LIMIT = 2048  # features; above this the covariance is taken over channels alone
+SKETCH_DIMS = 8
+
+
+class EEGInput(nn.Module):
+    """Fits any recording to the model, and whitens it by the noise of the training trials.
+
+    `prepare` turns epochs into a tensor (n, n_channels, n_times) in volts at the model's rate and window;
+    the module itself turns that tensor into units of the noise's standard deviation.
+    Source: Guggenmos et al., NeuroImage 2018 (multivariate noise normalisation with a shrunken
+    covariance). Differs: where n_channels x n_times allows, the covariance spans channels and times, as
+    shrinkage LDA's does.
+    """
+
+    def __init__(self, settings: dict) -> None:
+        super().__init__()
+        self.settings = settings
+        n_channels, n_times = len(settings["channels"]), settings["n_times"]
+        n_white = {"channels_times": n_channels * n_times, "channels": n_channels, "none": 0}[
+            settings["whiten"]
+        ]
+        self.register_buffer("mean", torch.zeros(n_channels, n_times))
+        self.register_buffer("std", torch.ones(n_channels, 1))
+        self.register_buffer("whitener", torch.eye(n_white))
+
+    @property
+    def channels(self) -> list[str]:
+        return self.settings["channels"]
+
+    @property
+    def n_times(self) -> int:
+        return self.settings["n_times"]
+
+    @classmethod
+    def fit(
+        cls,
+        epochs: mne.BaseEpochs,
+        keys: np.ndarray,
+        *,
+        channels: list[str] | None = None,
+        tmin: float = 0.0,
+        tmax: float = 0.8,
+        sfreq: float = 50.0,
+        whiten: str = "auto",
+    ) -> "EEGInput":
+        """Learn channels, window and whitening from training trials.
+
+        keys : each trial's stimulus or label; noise is what differs between trials of one key
+        tmin, tmax : window (s), cut to what the epochs hold
+        sfreq : rate (Hz) that the model works at; a slower recording keeps its own
+        whiten : "channels_times", "channels", "none", or "auto": the first where it has at most 2048
+            features
+        """
+        names = channels or [epochs.ch_names[i] for i in mne.pick_types(epochs.info, eeg=True, exclude=[])]
+        if not names:
+            raise ValueError(
+                f"The epochs have no EEG channel; their types are {set(epochs.get_channel_types())}."
+            )
+        rate = min(sfreq, epochs.info["sfreq"])
+        first, last = max(tmin, epochs.tmin), min(tmax, epochs.tmax + 1 / epochs.info["sfreq"])
+        n_times = int(np.floor((last - first) * rate + 1e-6))
+        if n_times < 2:
+            raise ValueError(
+                f"The window {tmin} to {tmax} s holds no two samples of epochs from {epochs.tmin:.3f} to "
+                f"{epochs.tmax:.3f} s."
+            )
+        if whiten == "auto":
+            whiten = "channels_times" if len(names) * n_times <= FULL_WHITENING_LIMIT else "channels"
+        settings = {
+            "channels": standard_names(names),
+            "tmin": float(first),
+            "n_times": n_times,
+            "sfreq": float(rate),
+            "whiten": pick(
+                "whitening", whiten, dict.fromkeys(("channels_times", "channels", "none"), whiten)
+            ),
+            "highpass": float(epochs.info["highpass"]),
+            "lowpass": float(epochs.info["lowpass"]),
+            "average_reference": bool(epochs.info["custom_ref_applied"]),
+        }
+        fitted = cls(settings)
+        fitted._learn(fitted.prepare(epochs).numpy().astype(np.float64), keys)
+        return fitted
+
+    def _learn(self, eeg: np.ndarray, keys: np.ndarray) -> None:
+        from sklearn.covariance import ledoit_wolf
+
+        n_channels = eeg.shape[1]
+        scale = eeg.std((0, 2), keepdims=True)[0]
+        noise = _residuals(eeg, keys) / scale
+        self.mean.copy_(torch.from_numpy(eeg.mean(0)))
+        self.std.copy_(torch.from_numpy(scale))
+        if self.settings["whiten"] == "channels_times":
+            self.whitener.copy_(
+                _inverse_root(ledoit_wolf(noise.reshape(len(noise), -1), assume_centered=True)[0])
+            )
+        elif self.settings["whiten"] == "channels":
+            samples = noise.transpose(0, 2, 1).reshape(-1, n_channels)
+            self.whitener.copy_(_inverse_root(ledoit_wolf(samples, assume_centered=True)[0]))
+
+    def prepare(self, epochs: mne.BaseEpochs) -> Tensor:
+        """Epochs of any channel order and rate -> (n, n_channels, n_times) float32, volts.
+
+        Raises ValueError that lists all that the recording lacks.
+        """
+        want = self.settings
+        index = _channel_index(epochs, self.channels)
+        problems = _differences(epochs, want, index)
+        if problems:
+            raise ValueError(f"These epochs do not fit the model: {'; '.join(problems)}.")
+        order = [index[name] for name in self.channels]
+        data = epochs.get_data(picks=order, copy=False)
+        check_signal(data, self.channels)
+        return torch.from_numpy(_bins(data, epochs.times, want).astype(np.float32))
+
+    def forward(self, eeg: Tensor) -> Tensor:
+        x = (eeg - self.mean) / self.std
+        if self.settings["whiten"] == "channels_times":
+            return (x.flatten(1) @ self.whitener).view_as(x)
+        return self.whitener @ x if self.settings["whiten"] == "channels" else x
+
+    def sketch(self, eeg: Tensor) -> np.ndarray:
+        """A fingerprint of each prepared trial, (n, 8), that survives saving and rounding."""
+        x = ((eeg - self.mean) / self.std).flatten(1).double()
+        generator = torch.Generator().manual_seed(1)
+        directions = torch.randn(x.shape[1], SKETCH_DIMS, generator=generator, dtype=torch.float64)
+        return (x @ directions / x.norm(dim=1, keepdim=True)).float().numpy()
+
+
+def _bins(data: np.ndarray, times: np.ndarray, want: dict) -> np.ndarray:
+    """Means over the model's sampling intervals: low-pass and resampling that see no sample outside."""
+    edges = want["tmin"] + np.arange(want["n_times"] + 1) / want["sfreq"]
+    bounds = np.searchsorted(times, edges - 1e-6)
+    sums = np.concatenate([np.zeros((*data.shape[:-1], 1)), np.cumsum(data, axis=-1)], axis=-1)
+    return np.diff(sums[..., bounds], axis=-1) / np.diff(bounds)
+
+
+def _channel_index(epochs: mne.BaseEpochs, channels: list[str]) -> dict[str, int]:
+    have = {name.lower(): i for i, name in enumerate(standard_names(epochs.ch_names))}
+    return {name: have[name.lower()] for name in channels if name.lower() in have}
+
+
+def _differences(epochs: mne.BaseEpochs, want: dict, index: dict[str, int]) -> list[str]:
+    problems = []
+    missing = [name for name in want["channels"] if name not in index]
+    if missing:
+        problems.append(f"channels {', '.join(missing)} are missing")
+    last = want["tmin"] + want["n_times"] / want["sfreq"]
+    half = 0.5 / want["sfreq"]
+    if epochs.tmin > want["tmin"] + half or epochs.tmax + 1 / epochs.info["sfreq"] < last - half:
+        window = f"{epochs.tmin:.3f} to {epochs.tmax:.3f} s"
+        problems.append(f"they span {window} where {want['tmin']:.3f} to {last:.3f} s is needed")
+    if epochs.info["sfreq"] < want["sfreq"] - 1e-6:
+        problems.append(
+            f"their rate is {epochs.info['sfreq']:g} Hz where at least {want['sfreq']:g} Hz is needed"
+        )
+    if bool(epochs.info["custom_ref_applied"]) != want["average_reference"]:
+        problems.append(
+            "the model was trained on "
+            + ("re-referenced EEG" if want["average_reference"] else "EEG as it was recorded")
+            + ", these epochs are "
+            + ("not" if want["average_reference"] else "re-referenced")
+        )
+    if epochs.info["lowpass"] < 0.5 * min(want["lowpass"], want["sfreq"] / 2):
+        problems.append(
+            f"they are low-passed at {epochs.info['lowpass']:g} Hz, the model's at {want['lowpass']:g} Hz"
+        )
+    if epochs.info["highpass"] > max(2 * want["highpass"], 0.5):
+        problems.append(
+            f"they are high-passed at {epochs.info['highpass']:g} Hz, the model's at {want['highpass']:g} Hz"
+        )
+    return problems
+
+
+def _residuals(eeg: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Trials less the mean of their key, scaled for the degree of freedom that the mean takes.
+
+    Where keys hardly repeat, the grand mean is all that can be taken away.
+    """
+    groups, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    if counts[inverse].mean() < 2 or len(groups) > 0.75 * len(keys):
+        return eeg - eeg.mean(0)
+    sums = np.zeros((len(groups), *eeg.shape[1:]))
+    np.add.at(sums, inverse, eeg)
+    residual = eeg - (sums / counts[:, None, None])[inverse]
+    repeated = counts[inverse] > 1
+    return residual[repeated] * np.sqrt(counts / np.maximum(counts - 1, 1))[inverse][repeated, None, None]
+
+
+def _inverse_root(covariance: np.ndarray) -> Tensor:
+    values, vectors = np.linalg.eigh(covariance)
+    return torch.from_numpy((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T)

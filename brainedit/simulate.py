@@ -1,0 +1,545 @@
+"""EEG with a planted truth: an oddball task, and pictures of which the brain codes one region.
+
+Sources are dipoles in MNE's three-layer spherical head (head and electrodes of the 10-05 template; Berg &
+Scherg 1994 as in `mne.make_forward_dipole`), referred to the average of the EEG channels. Background: 1/f
+noise of cortical sources all over the head and a little sensor noise, .1 to 45 Hz, running on between the
+trials of a run; occipital alpha (10 Hz); blinks. Whatever is shown of these data must be called simulated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mne
+import numpy as np
+import pandas as pd
+import scipy.fft
+from scipy.interpolate import PchipInterpolator
+from scipy.special import ndtri
+
+from brainedit.simulate_pictures import KINDS, draw_scene
+
+# fmt: off
+CHANNELS = (
+    "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4", "T8", "TP9",
+    "CP5", "CP1", "CP2", "CP6", "TP10", "P7", "P3", "Pz", "P4", "P8", "PO9", "O1", "Oz", "O2", "PO10",
+)
+# fmt: on
+P300 = {"Pz": 1.0, "P3": 0.5, "P4": 0.5, "CPz": 0.5}  # relative moments of dipoles below these electrodes
+P300_PEAK, P300_WIDTH = 0.4, 0.09  # s; the width is a standard deviation
+VISUAL = (  # peak (s), width (s), height (µV at its largest electrode), electrodes above the dipoles
+    (0.10, 0.016, 4.0, ("O1", "Oz", "O2")),
+    (0.17, 0.022, -6.0, ("PO7", "PO8")),
+    (0.25, 0.040, 4.0, ("POz", "Oz")),
+)
+CODE_WINDOW = (0.08, 0.45)  # s, when the passive response depends on the picture
+BLINK_UV = 100.0
+
+
+@dataclass(frozen=True)
+class SimulatedEEG:
+    """Epochs of an oddball task and what was planted.
+
+    truth : `amplitude_uv` (peak of the target response at its largest electrode), `electrodes` (EEG channels,
+        largest response first), `topography` (Series, µV by channel), `peak_latency` (s), and per trial
+        `target` (bool), `latency` (s), `blink` (bool)
+    """
+
+    epochs: mne.Epochs
+    truth: dict
+
+
+@dataclass(frozen=True)
+class SimulatedViewing:
+    """Epochs, pictures, and what was planted.
+
+    images : stimulus -> uint8 (height, width, 3)
+    truth : indexed by stimulus: `kind` and `region` that the brain coded, `kinds` (all, by region), and the
+        coded region's `top`, `left`, `bottom`, `right` in pixels
+    """
+
+    epochs: mne.Epochs
+    images: dict[str, np.ndarray]
+    truth: pd.DataFrame
+
+
+def simulate_oddball(
+    trials: pd.DataFrame,
+    *,
+    auc: float = 0.79,
+    amplitude_uv: float | None = None,
+    channels: Sequence[str] = CHANNELS,
+    sfreq: float = 250.0,
+    tmin: float = -0.2,
+    tmax: float = 0.8,
+    jitter: float = 0.05,
+    noise_uv: float = 10.0,
+    alpha_uv: float = 5.0,
+    blink_rate: float = 0.1,
+    eog: bool = True,
+    seed: int = 0,
+) -> SimulatedEEG:
+    """Epochs in which target pictures evoke a parietal positivity (P300) on top of what all pictures evoke.
+
+    trials : one row a trial in order: `stimulus` (str), `target` (bool); further columns go to the metadata.
+        A missing `subject` is one person, a missing `run` is four or more contiguous runs a person
+    auc : .5 to .95, single-trial AUC to be reached by `amplitude_for_auc`; ignored when `amplitude_uv` is given
+    amplitude_uv : peak of the target response at its largest electrode, µV
+    jitter : s, standard deviation of the response's latency over trials
+    noise_uv : RMS over channels and time of the background without alpha
+    alpha_uv : RMS of alpha at its largest electrode
+    blink_rate : share of trials with a blink
+    eog : add VEOG and HEOG
+
+    All people share one brain. Metadata gains `onset` (s in the run), `simulated`. Baseline: before 0.
+    """
+    trials = _check_trials(trials)
+    noise = {"noise_uv": noise_uv, "alpha_uv": alpha_uv, "blink_rate": blink_rate}
+    task = {"channels": tuple(channels), "sfreq": sfreq, "tmin": tmin, "tmax": tmax, "jitter": jitter}
+    times = _times(sfreq, tmin, tmax)
+    target = trials["target"].to_numpy(dtype=bool)
+    if amplitude_uv is None:
+        per_person = trials.groupby("subject", sort=False).size().median()
+        n_trials = int(np.clip(round(per_person, -2), 200, 800))
+        share = float(np.clip(round(target.mean(), 1), 0.1, 0.9))
+        amplitude_uv = amplitude_for_auc(auc, n_trials=n_trials, target_share=share, **task, **noise)
+    rng = np.random.default_rng([seed, 1])
+    data, eyes, onset, blink = _noise_trials(trials, task["channels"], times, sfreq, rng, **noise)
+    data += _visual_response(task["channels"], times)
+    wave, latency = _p300_waves(times, target.sum(), jitter, rng)
+    topography = _topography(task["channels"], tuple(P300.items()))
+    data[target] += np.float32(amplitude_uv) * topography[:, None] * wave[:, None, :]
+    epochs = _to_epochs(
+        data, eyes if eog else None, task["channels"], sfreq, tmin, trials.assign(onset=onset)
+    )
+    return SimulatedEEG(
+        epochs, _oddball_truth(task["channels"], topography, amplitude_uv, target, latency, blink)
+    )
+
+
+def amplitude_for_auc(
+    auc: float,
+    *,
+    n_trials: int = 600,
+    target_share: float = 0.5,
+    channels: Sequence[str] = CHANNELS,
+    sfreq: float = 250.0,
+    tmin: float = -0.2,
+    tmax: float = 0.8,
+    jitter: float = 0.05,
+    noise_uv: float = 10.0,
+    alpha_uv: float = 5.0,
+    blink_rate: float = 0.1,
+) -> float:
+    """Amplitude (µV) of the target response at which single trials reach an AUC.
+
+    The AUC meant: means of 100-ms windows from 0 s on, shrinkage LDA, 10-fold cross-validated within
+    `n_trials` trials of one person (a classifier with more trials, or a better one, gets higher). It is
+    measured at three amplitudes on simulations with seeds of their own, and interpolated.
+    """
+    if not 0.5 < auc <= 0.95:
+        raise ValueError(f"auc must lie above .5 and up to .95, got {auc}.")
+    levels = (noise_uv, alpha_uv, blink_rate)
+    amplitudes, reached = _calibrate(
+        n_trials, target_share, tuple(channels), sfreq, tmin, tmax, jitter, levels
+    )
+    if not auc <= reached[-1] or (np.diff(reached) <= 0).any():
+        raise ValueError(f"auc={auc} cannot be reached with these channels, noise and {n_trials} trials.")
+    return float(PchipInterpolator(ndtri(reached), amplitudes)(ndtri(auc)))
+
+
+@lru_cache
+def _calibrate(
+    n_trials, target_share, channels, sfreq, tmin, tmax, jitter, levels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Amplitudes (µV) and the AUC reached at each, averaged over sets of `n_trials`."""
+    noise_uv, alpha_uv, blink_rate = levels
+    times = _times(sfreq, tmin, tmax)
+    windows = _window_weights(times)
+    topography = _topography(channels, tuple(P300.items()))
+    amplitudes = noise_uv * np.array([0.0, 0.35, 0.9, 2.6])
+    curves = []
+    for replicate in range(max(1, 4800 // n_trials)):
+        rng = np.random.default_rng([20220618, replicate])
+        target = rng.permutation(n_trials) < round(n_trials * target_share)
+        trials = pd.DataFrame({"subject": "s", "run": np.arange(n_trials) * 4 // n_trials})
+        noise, *_ = _noise_trials(
+            trials, channels, times, sfreq, rng, noise_uv=noise_uv, alpha_uv=alpha_uv, blink_rate=blink_rate
+        )
+        wave, _ = _p300_waves(times, target.sum(), jitter, rng)
+        noise = noise @ windows  # (n_trials, n_channels, n_windows)
+        unit = np.zeros_like(noise)
+        unit[target] = topography[:, None] * (wave @ windows)[:, None, :]
+        sums = [(noise + np.float32(a) * unit).reshape(n_trials, -1) for a in amplitudes[1:]]
+        curves.append([0.5, *(_lda_auc(features, target) for features in sums)])
+    return amplitudes, np.mean(curves, axis=0)
+
+
+def simulate_passive(
+    *,
+    n_pictures: int = 200,
+    n_repeats: int = 8,
+    n_regions: int = 4,
+    snr: float = 0.5,
+    picture_size: int = 224,
+    channels: Sequence[str] = CHANNELS,
+    sfreq: float = 200.0,
+    tmin: float = -0.1,
+    tmax: float = 0.7,
+    n_kinds: int = 12,
+    noise_uv: float = 10.0,
+    alpha_uv: float = 5.0,
+    brain_seed: int = 0,
+    seed: int = 0,
+) -> SimulatedViewing:
+    """Epochs of looking at pictures of several objects, where the response tells the kind of one of them.
+
+    Each picture is a grid of `n_regions` regions, each with an object of another kind. The brain codes one
+    region, drawn at random per picture whatever it holds: guessing it from the picture is right in 1 of
+    `n_regions`. Each run shows every picture once, in an order of its own.
+
+    snr : RMS over channels, times .08 to .45 s and kinds of what tells the kinds apart, divided by the RMS
+        over trials, channels and the same times of all noise (1/f and alpha, after baseline): single trials
+    brain_seed : the kinds' patterns; two calls with the same one and another `seed` are two viewings of other
+        pictures by the same brain
+
+    Metadata: stimulus, subject, session, run, block, onset (s in the run), simulated. No blinks: as after
+    their removal.
+    """
+    _check_viewing(n_pictures, n_repeats, n_regions, n_kinds, snr, picture_size)
+    channels, times = tuple(channels), _times(sfreq, tmin, tmax)
+    images, truth = _draw_pictures(n_pictures, n_regions, n_kinds, picture_size, seed)
+    rng = np.random.default_rng([seed, 3])
+    order = np.concatenate([rng.permutation(n_pictures) for _ in range(n_repeats)])
+    trials = pd.DataFrame({"stimulus": truth.index[order], "subject": "sim01", "session": 1})
+    trials["run"] = np.repeat(np.arange(1, n_repeats + 1), n_pictures)
+    within = np.tile(np.arange(n_pictures), n_repeats)
+    trials["block"] = 1 + (trials["run"] - 1) * (1 + (n_pictures - 1) // 50) + within // 50
+    levels = {"noise_uv": noise_uv, "alpha_uv": alpha_uv, "blink_rate": 0.0}
+    data, _, onset, _ = _noise_trials(trials, channels, times, sfreq, rng, **levels)
+    coded = (times >= CODE_WINDOW[0]) & (times <= CODE_WINDOW[1])
+    patterns = _kind_patterns(channels, times, n_kinds, brain_seed)
+    scale = (
+        snr
+        * np.sqrt(np.mean(data[..., coded] ** 2, dtype=float))
+        / np.sqrt(np.mean(patterns[..., coded] ** 2))
+    )
+    data += _visual_response(channels, times)
+    kind = np.array([list(KINDS).index(name) for name in truth["kind"]])
+    data += (np.float32(scale) * patterns)[kind[order]]
+    return SimulatedViewing(
+        _to_epochs(data, None, channels, sfreq, tmin, trials.assign(onset=onset)), images, truth
+    )
+
+
+def _check_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """The table with subject and run filled in; ValueError says what it lacks."""
+    missing = [name for name in ("stimulus", "target") if name not in trials]
+    if missing or not len(trials):
+        raise ValueError(
+            f"trials need rows and columns 'stimulus' and 'target', got {len(trials)} rows of {list(trials.columns)}."
+        )
+    if "onset" in trials:
+        raise ValueError(
+            "trials must have no column 'onset': simulate_oddball sets the onsets; drop the column."
+        )
+    trials = trials.reset_index(drop=True)
+    if trials["target"].isna().any() or not trials["target"].isin([True, False]).all():
+        raise ValueError(f"target must be true or false, got {trials['target'].unique()[:5].tolist()}.")
+    if "subject" not in trials:
+        trials["subject"] = "sim01"
+    if "run" not in trials:
+        place = trials.groupby("subject").cumcount()
+        size = trials.groupby("subject")["stimulus"].transform("size")
+        trials["run"] = 1 + place * np.maximum(4, size // 100) // size
+    return trials
+
+
+def _check_viewing(n_pictures, n_repeats, n_regions, n_kinds, snr, picture_size) -> None:
+    if n_pictures < 1 or n_repeats < 1 or snr < 0:
+        raise ValueError(f"Need a picture, a repeat and snr >= 0, got {n_pictures}, {n_repeats} and {snr}.")
+    if not 2 <= n_regions <= n_kinds <= len(KINDS):
+        raise ValueError(
+            f"Need 2 <= n_regions <= n_kinds <= {len(KINDS)}, got n_regions={n_regions} and n_kinds={n_kinds}."
+        )
+    if picture_size < 32 * _grid(n_regions)[1]:
+        raise ValueError(
+            f"picture_size must give each region 32 pixels, got {picture_size} for {n_regions} regions."
+        )
+
+
+def _times(sfreq: float, tmin: float, tmax: float) -> np.ndarray:
+    if not tmin < 0 < tmax:
+        raise ValueError(f"tmin must be before 0 s (the baseline) and tmax after it, got {tmin} and {tmax}.")
+    if sfreq < 100:
+        raise ValueError(f"sfreq must be at least 100 Hz (the noise reaches to 45 Hz), got {sfreq}.")
+    return np.arange(round(tmin * sfreq), round(tmax * sfreq) + 1) / sfreq
+
+
+@lru_cache
+def _head() -> tuple[dict[str, np.ndarray], np.ndarray, float, mne.bem.ConductorModel]:
+    """Electrode positions (m, head frame), centre and radius of the head, and the sphere."""
+    names = mne.channels.get_builtin_montages()
+    template = "colin27_1005" if "colin27_1005" in names else "standard_1005"  # renamed in MNE 1.13
+    montage = mne.channels.make_standard_montage(template)
+    info = mne.create_info(montage.ch_names, 100.0, "eeg", verbose="error").set_montage(montage)
+    radius, centre, _ = mne.bem.fit_sphere_to_headshape(info, units="m", verbose="error")
+    sphere = mne.make_sphere_model(centre, radius, verbose="error")
+    return {ch["ch_name"]: ch["loc"][:3].copy() for ch in info["chs"]}, centre, radius, sphere
+
+
+@lru_cache
+def _info(channels: tuple[str, ...], sfreq: float) -> mne.Info:
+    places = _head()[0]
+    unknown = [name for name in channels if name not in places]
+    if unknown or len(channels) < 4 or len(set(channels)) < len(channels):
+        raise ValueError(
+            f"channels must be four or more different names of the 10-05 system, got {unknown or list(channels)}."
+        )
+    info = mne.create_info(list(channels), sfreq, "eeg", verbose="error")
+    return info.set_montage(
+        mne.channels.make_dig_montage({c: places[c] for c in channels}, coord_frame="head")
+    )
+
+
+def _leadfield(channels: tuple[str, ...], places: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Average-referenced potentials (n_channels, n_dipoles) of dipoles at `places` (m) along `directions`."""
+    n = len(places)
+    dipoles = mne.Dipole(np.arange(n) / 100.0, places, np.full(n, 1e-8), directions, np.full(n, 100.0))
+    forward, _ = mne.make_forward_dipole(dipoles, _head()[3], _info(channels, 100.0), verbose="error")
+    gain = forward["sol"]["data"].astype(np.float32)
+    return gain - gain.mean(axis=0)
+
+
+def _below(names: Sequence[str], depth: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    """Places at a fraction of the head's radius below electrodes, and the outward directions there."""
+    places, centre, radius, _ = _head()
+    out = np.array([places[name] - centre for name in names])
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    return centre + depth * radius * out, out
+
+
+@lru_cache
+def _topography(
+    channels: tuple[str, ...], moments: tuple[tuple[str, float], ...], depth: float = 0.7
+) -> np.ndarray:
+    """Field (n_channels,) of dipoles below electrodes, 1 at its largest channel."""
+    gain = _leadfield(channels, *_below([name for name, _ in moments], depth))
+    field = gain @ np.array([moment for _, moment in moments], dtype=np.float32)
+    return field / field.max()
+
+
+@lru_cache
+def _background_mixing(channels: tuple[str, ...]) -> np.ndarray:
+    """Matrix that turns white channels into the covariance of 200 random cortical dipoles; RMS 1."""
+    rng = np.random.default_rng(11)
+    out = rng.normal(size=(400, 3))
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    out = out[out[:, 2] > -0.35][:200]  # no brain in the lowest part of the head
+    _, centre, radius, _ = _head()
+    directions = out + 0.7 * rng.normal(size=out.shape)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    gain = _leadfield(channels, centre + 0.72 * radius * out, directions)
+    values, vectors = np.linalg.eigh(gain @ gain.T)
+    mixing = vectors * np.sqrt(np.maximum(values, 0))
+    return (mixing / np.sqrt(np.mean(np.sum(mixing**2, axis=1)))).astype(np.float32)
+
+
+def _noise_trials(
+    trials: pd.DataFrame, channels, times, sfreq, rng, *, noise_uv, alpha_uv, blink_rate
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Noise (n, n_channels, n_times), VEOG and HEOG (n, 2, n_times), µV; onset (s) and blink of each trial.
+
+    EEG is from baseline. One stretch of noise per subject and run; trials follow each other after random pauses of .1 to .4 s.
+    """
+    n, length = len(trials), len(times)
+    data = np.empty((n, len(channels), length), np.float32)
+    eyes = np.empty((n, 2, length), np.float32)
+    onset = np.empty(n)
+    keys = [name for name in ("subject", "session", "run") if name in trials]
+    for rows in trials.groupby(keys, sort=False).indices.values():
+        steps = length + rng.integers(round(0.1 * sfreq), round(0.4 * sfreq) + 1, len(rows))
+        starts = np.concatenate([[0], np.cumsum(steps)[:-1]])
+        noise, run_eyes = _background(channels, starts[-1] + length, sfreq, rng, noise_uv, alpha_uv)
+        for row, start in zip(rows, starts, strict=True):
+            data[row] = noise[:, start : start + length]
+            eyes[row] = run_eyes[:, start : start + length]
+        onset[rows] = starts / sfreq - times[0]
+    blink = rng.uniform(size=n) < blink_rate
+    wave = _blink_waves(times, int(blink.sum()), rng)
+    data[blink] += _topography(channels, (("Fp1", 1.0), ("Fp2", 1.0)), 0.8)[:, None] * wave[:, None, :]
+    eyes[blink] += np.array([2.0, 0.1], np.float32)[:, None] * wave[:, None, :]
+    before = times <= 0
+    data -= data[..., before].mean(axis=-1, keepdims=True)
+    return data, eyes, onset, blink
+
+
+def _background(
+    channels, n_times: int, sfreq: float, rng, noise_uv, alpha_uv
+) -> tuple[np.ndarray, np.ndarray]:
+    """Continuous noise (n_channels, n_times) and VEOG, HEOG (2, n_times), µV."""
+    n = len(channels)
+    pink = _coloured(n + 2, n_times, sfreq, rng, _pink_spectrum)
+    noise = np.float32(0.98 * noise_uv) * (_background_mixing(channels) @ pink[:n])
+    sensor = rng.standard_normal((n, n_times), np.float32) * np.float32(0.2 * noise_uv)
+    noise += sensor - sensor.mean(axis=0)
+    alpha = _coloured(2, n_times, sfreq, rng, _alpha_spectrum) * np.float32(alpha_uv)
+    fields = [_topography(channels, ((name, 1.0), ("Oz", 0.6)), 0.65) for name in ("O1", "O2")]
+    noise += np.column_stack(fields) @ (alpha * np.float32(np.sqrt(0.5)))
+    return noise, pink[n:] * np.float32(noise_uv)
+
+
+def _pink_spectrum(f: np.ndarray) -> np.ndarray:
+    """Amplitude of 1/f noise between .1 and 45 Hz, as after a usual filter."""
+    band = np.clip((50 - f) / 10, 0, 1) * (f >= 0.1)
+    return band / np.sqrt(np.maximum(f, 0.1))
+
+
+def _alpha_spectrum(f: np.ndarray) -> np.ndarray:
+    """Amplitude of alpha: 10 Hz, waxing and waning within about a second."""
+    return np.exp(-0.5 * ((f - 10) / 0.6) ** 2)
+
+
+def _coloured(n_rows: int, n_times: int, sfreq: float, rng, spectrum) -> np.ndarray:
+    """Gaussian noise (n_rows, n_times) float32 of variance 1 and the given amplitude spectrum."""
+    n = scipy.fft.next_fast_len(max(n_times, int(20 * sfreq)), real=True)
+    shape = spectrum(scipy.fft.rfftfreq(n, 1 / sfreq)).astype(np.float32)
+    shape[0] = 0
+    shape *= n / (2 * np.sqrt(np.sum(shape**2, dtype=float)))
+    white = rng.standard_normal((n_rows, len(shape), 2), np.float32).view(np.complex64)[..., 0]
+    return scipy.fft.irfft(white * shape, n, axis=-1)[:, :n_times]
+
+
+def _bump(times: np.ndarray, peak, width: float) -> np.ndarray:
+    """Gaussian bumps, one per peak: (n_peaks, n_times)."""
+    return np.exp(-0.5 * ((times - np.atleast_1d(peak)[:, None]) / width) ** 2).astype(np.float32)
+
+
+def _p300_waves(times: np.ndarray, n: int, jitter: float, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Time courses (n, n_times) of height 1 from baseline, and their latencies (s)."""
+    latency = P300_PEAK + jitter * rng.standard_normal(n)
+    wave = _bump(times, latency, P300_WIDTH)
+    return wave - wave[:, times <= 0].mean(axis=1, keepdims=True), latency
+
+
+def _blink_waves(times: np.ndarray, n: int, rng) -> np.ndarray:
+    peak, width = rng.uniform(times[0], times[-1], n), 0.06
+    return _bump(times, peak, width) * rng.uniform(0.7, 1.3, (n, 1)).astype(np.float32) * np.float32(BLINK_UV)
+
+
+def _visual_response(channels: tuple[str, ...], times: np.ndarray) -> np.ndarray:
+    """What every picture evokes (n_channels, n_times), µV: P1, N1, P2."""
+    total = np.zeros((len(channels), len(times)), np.float32)
+    for peak, width, height, names in VISUAL:
+        field = _topography(channels, tuple((name, 1.0) for name in names), 0.75)
+        total += height * field[:, None] * _bump(times, peak, width)
+    return total
+
+
+def _kind_patterns(channels, times: np.ndarray, n_kinds: int, brain_seed: int) -> np.ndarray:
+    """What tells the kinds apart (n_kinds, n_channels, n_times), mean 0 over kinds, any scale.
+
+    Ten occipito-temporal dipoles of random direction; each kind gives each dipole three bumps of activity of
+    random height within the coded window. The same for any channels, rate and number of kinds up to all.
+    """
+    rng = np.random.default_rng([brain_seed, 7])
+    names = ("O1", "O2", "PO7", "PO8", "P7", "P8", "PO3", "PO4", "TP7", "TP8")
+    places, out = _below(names)
+    directions = out + 0.8 * rng.normal(size=out.shape)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    shape = (len(KINDS), len(names), 3)
+    peaks, heights = rng.uniform(0.12, 0.41, shape), rng.normal(size=shape)
+    bumps = _bump(times, peaks.ravel(), 0.03).reshape(*shape, -1)
+    start, stop = CODE_WINDOW
+    taper = np.clip(np.minimum(times - start, stop - times) / 0.03, 0, 1)
+    courses = np.einsum("ksb,ksbt->kst", heights, bumps) * taper
+    patterns = np.einsum("cs,kst->kct", _leadfield(channels, places, directions), courses[:n_kinds])
+    return (patterns - patterns.mean(axis=0)).astype(np.float32) * 1e-3
+
+
+def _grid(n_regions: int) -> tuple[int, int]:
+    """Rows and columns of the regions, as square as can be."""
+    rows = next(k for k in range(int(np.sqrt(n_regions)), 0, -1) if n_regions % k == 0)
+    return rows, n_regions // rows
+
+
+def _draw_pictures(n_pictures, n_regions, n_kinds, size, seed) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Pictures and their truth; contents and coded regions come from separate streams."""
+    content, choice = np.random.default_rng([seed, 4]), np.random.default_rng([seed, 5])
+    rows, columns = _grid(n_regions)
+    down, across = np.linspace(0, size, rows + 1).astype(int), np.linspace(0, size, columns + 1).astype(int)
+    boxes = [(down[r], across[c], down[r + 1], across[c + 1]) for r in range(rows) for c in range(columns)]
+    boxes = [tuple(int(edge) for edge in box) for box in boxes]
+    names = list(KINDS)[:n_kinds]
+    images, table = {}, []
+    for picture in range(n_pictures):
+        kinds = tuple(names[k] for k in content.permutation(n_kinds)[:n_regions])
+        region = int(choice.integers(n_regions))
+        stimulus = f"scenes/seed{seed}_{picture:04d}.png"
+        images[stimulus] = draw_scene(kinds, boxes, size=size, seed=(seed, picture))
+        table.append((stimulus, kinds[region], region, kinds, *boxes[region]))
+    columns = ["stimulus", "kind", "region", "kinds", "top", "left", "bottom", "right"]
+    return images, pd.DataFrame(table, columns=columns).set_index("stimulus")
+
+
+def _to_epochs(data, eyes, channels, sfreq, tmin, metadata: pd.DataFrame) -> mne.EpochsArray:
+    """Epochs of µV arrays, marked as simulated in `info["description"]` and in the metadata."""
+    info = _info(channels, sfreq).copy()
+    if eyes is not None:
+        info = mne.create_info(
+            [*channels, "VEOG", "HEOG"], sfreq, ["eeg"] * len(channels) + ["eog"] * 2, "error"
+        )
+        places = {name: _head()[0][name] for name in channels}
+        info.set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
+        data = np.concatenate([data, eyes], axis=1)
+    info["description"] = "simulated by brainedit.simulate"
+    kind = metadata["target"].astype(int) if "target" in metadata else np.zeros(len(metadata), int)
+    ids = {"other": 1, "target": 2} if "target" in metadata else {"picture": 1}
+    ids = {name: k for name, k in ids.items() if k in set(kind + 1)}
+    samples = 1 + np.arange(len(data)) * (data.shape[-1] + 1)
+    events = np.column_stack([samples, np.zeros_like(samples), kind + 1])
+    volts = np.multiply(data, 1e-6, dtype=np.float64)
+    epochs = mne.EpochsArray(
+        volts, info, events, tmin=tmin, event_id=ids, metadata=metadata.assign(simulated=True),
+        baseline=(None, 0), verbose="error",
+    )  # fmt: skip
+    return epochs.set_eeg_reference("average", verbose="error")
+
+
+def _oddball_truth(channels, topography, amplitude_uv, target, latency, blink) -> dict:
+    per_trial = np.full(len(target), np.nan)
+    per_trial[target] = latency
+    return {
+        "amplitude_uv": float(amplitude_uv),
+        "electrodes": [channels[k] for k in np.argsort(-topography)],
+        "topography": pd.Series(amplitude_uv * topography, index=list(channels)),
+        "peak_latency": P300_PEAK,
+        "target": target,
+        "latency": per_trial,
+        "blink": blink,
+    }
+
+
+def _window_weights(times: np.ndarray) -> np.ndarray:
+    """(n_times, n_windows): means of 100-ms windows from 0 s on."""
+    number = np.floor(times * 10 + 1e-9).astype(int)
+    windows = [(number == k).astype(np.float32) for k in range(number[-1] + 1) if (number == k).sum() > 1]
+    return np.column_stack([w / w.sum() for w in windows])
+
+
+def _lda_auc(features: np.ndarray, target: np.ndarray, n_folds: int = 10) -> float:
+    """AUC of shrinkage LDA over contiguous folds, scores centred per fold."""
+    from sklearn.covariance import ledoit_wolf
+    from sklearn.metrics import roc_auc_score
+
+    scores = np.empty(len(target))
+    for test in np.array_split(np.arange(len(target)), n_folds):
+        train = np.setdiff1d(np.arange(len(target)), test)
+        x, y = features[train], target[train]
+        means = np.stack([x[~y].mean(axis=0), x[y].mean(axis=0)])
+        within = x - means[y.astype(int)]
+        scale = within.std(axis=0)
+        covariance, _ = ledoit_wolf(within / scale, assume_centered=True)
+        weights = np.linalg.solve(covariance, (means[1] - means[0]) / scale) / scale
+        scores[test] = (features[test] - means.mean(axis=0)) @ weights
+    return roc_auc_score(target, scores)
