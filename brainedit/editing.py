@@ -34,7 +34,7 @@ def edit(
 ) -> Tensor:
     """Pictures of latents moved along directions.
 
-    moves : (direction, strength) pairs, all applied; a strength is a multiple of the direction's scale. A number
+    moves : (direction, strength) pairs, all applied; a strength is a multiple of Direction.scale. A number
         gives (n, 3, height, width); a sequence of k gives (n, k, 3, height, width), numbers serving all k
     layers : in "w+", the layers that a w direction moves; default all
 
@@ -92,8 +92,8 @@ def strip(
 def dose(generator: Generator, direction: Direction, strength: float, latents: Tensor) -> Dose:
     """How far `strength` moves latents of the direction's own space.
 
-    In "w" the prior's covariance comes from 10,000 samples; in "w+" each layer is measured in w, and the root mean
-    square over layers is given, so that the same move in all layers counts as in w.
+    In "w" the prior's covariance comes from 10,000 samples; in "w+" each layer is measured in w and the root
+    mean square over layers is given, so that the same move in all layers counts as in w.
 
     Raises ValueError as `edit` does.
     """
@@ -189,7 +189,7 @@ def _in_space(direction: Direction, generator: Generator, space: str, layers: li
     shape = generator.latent_shape(direction.space)
     if direction.vector.shape != shape:
         raise ValueError(
-            f"Direction {direction.name!r} has the shape {direction.vector.shape}; {generator.name} needs {shape}."
+            f"Direction {direction.name!r} is {direction.vector.shape}; {generator.name} needs {shape}."
         )
     if space != "w+":
         return direction.vector

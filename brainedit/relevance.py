@@ -1,5 +1,6 @@
 """From EEG to how relevant each picture was: single-trial probabilities out of fold, pooled by picture."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
+from brainedit.audit import unit_names
 from brainedit.eeg import check_signal
 from brainedit.evaluation import Score, auc_score
 
@@ -31,8 +33,8 @@ def score_trials(
     method : "lda" (window means and shrinkage LDA) or "xdawn" (xDAWN covariances, tangent space and logistic
         regression; needs the extra `riemann`)
     scheme : what a fold leaves out; each probability comes from a model that has not seen it: "run",
-        "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (all trials of a task and of
-        the task with the opposite target, named in the metadata as `task_pair`, or `task` alone)
+        "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (the metadata column of that
+        name where both poles of a pair share a value, else each `task`)
     tmin, tmax, n_windows : the windows, s. The published settings are 25 in -.2 to .9 and 5 in 0 to .5
         (Davis et al. 2022), 7 in .05 to .8 (Kangassalo et al. 2020); the default is 50 ms in 0 to .8.
         A window that the epochs do not hold is cut, not padded
@@ -62,6 +64,8 @@ def score_trials(
 
 COPIED = ("stimulus", "subject", "task")
 SCHEMES = {"run": "run", "block": "block", "subject": "subject", "stimulus": "stimulus", "task_pair": "task"}
+
+QUERY_ATTRIBUTES = {"str", "contains", "startswith", "endswith", "lower", "isin", "between", "isna", "notna"}
 
 
 def relevance_score(trials: pd.DataFrame, *, seed: int = 0) -> Score:
@@ -104,13 +108,16 @@ def pool_relevance(
 def target_mask(metadata: pd.DataFrame, target: str) -> np.ndarray:
     """Which trials a query on the metadata chooses, (n,) bool.
 
+    A query compares columns; of attributes it may use `.str` and the few that ask a question, since pandas
+    would run any other, those that write files included.
     Raises ValueError for a query that cannot be run, or that is true (or false) for every trial.
     """
     try:
-        chosen = metadata.eval(target)
-        mask = np.asarray(chosen).astype(bool)
-        if mask.shape != (len(metadata),):
-            raise ValueError("it gives no truth value a trial")
+        _check_query(target)
+        chosen = np.asarray(metadata.eval(target))
+        if chosen.shape != (len(metadata),) or not set(pd.unique(chosen)) <= {True, False}:
+            raise ValueError("it does not give true or false for each trial")
+        mask = chosen.astype(bool)
     except Exception as error:  # pandas raises many kinds for a query that is wrong
         columns = ", ".join(map(str, metadata.columns))
         raise ValueError(f"The target {target!r} cannot be asked of columns {columns} ({error}).") from error
@@ -119,6 +126,14 @@ def target_mask(metadata: pd.DataFrame, target: str) -> np.ndarray:
             f"The target {target!r} is true for {mask.sum()} of {len(mask)} trials; both kinds are needed."
         )
     return mask
+
+
+def _check_query(target: str) -> None:
+    bare = re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"", " ", target)
+    refused = [name for name in re.findall(r"\.\s*([^\W\d]\w*)", bare) if name not in QUERY_ATTRIBUTES]
+    refused += re.findall(r"@|__|\\|`|'|\"", bare)
+    if refused:
+        raise ValueError(f"{refused[0]!r} is not allowed in a query")
 
 
 def _metadata(epochs: mne.BaseEpochs) -> pd.DataFrame:
@@ -151,26 +166,18 @@ def _windows(data: np.ndarray, times: np.ndarray, tmin: float, tmax: float, n_wi
 
 
 def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.ndarray:
-    column = scheme if scheme in metadata else column
-    if column not in metadata or metadata[column].isna().any():
-        have = ", ".join(map(str, metadata.columns))
-        raise ValueError(f"The scheme {scheme!r} needs {column!r} in the metadata; they have {have}.")
-    values = metadata[column].astype(str).to_numpy()
-    if column in ("run", "block"):  # a run belongs to its person and session
-        for outer in ("session", "subject"):
-            if outer in metadata:
-                values = np.char.add(
-                    np.char.add(metadata[outer].astype(str).to_numpy(str), "/"), values.astype(str)
-                )
+    """The fold of each trial, (n,) str; tenths of the pictures for "stimulus"."""
+    if scheme == "task_pair" and "task_pair" in metadata:
+        column = "task_pair"
+    fold = unit_names(metadata, column)
+    names = np.unique(fold)
+    if len(names) < 2:
+        raise ValueError(f"The scheme {scheme!r} needs two or more values of {column!r}; all are {names[0]!r}.")
     if column == "stimulus":
-        names = np.random.default_rng(seed).permutation(np.unique(values))
-        tenth = {name: f"tenth {i % N_STIMULUS_FOLDS}" for i, name in enumerate(names)}
-        values = np.array([tenth[name] for name in values])
-    if len(np.unique(values)) < 2:
-        raise ValueError(
-            f"The scheme {scheme!r} needs two or more values of {column!r}; all are {values[0]!r}."
-        )
-    return values
+        order = np.random.default_rng(seed).permutation(len(names))
+        tenth = {name: f"tenth {i % N_STIMULUS_FOLDS}" for name, i in zip(names, order, strict=True)}
+        fold = np.array([tenth[name] for name in fold])
+    return fold
 
 
 def _splits(fold: np.ndarray, is_target: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -35,12 +35,19 @@ def fit(
     checkpoint : a safetensors file, rewritten after each epoch and read when it exists. An epoch's random
         numbers depend on the seed and the epoch alone, so a run that was killed ends with the same weights.
 
-    Returns the mean loss of each epoch. Raises ValueError when the loss is not finite.
+    Returns the mean loss of each epoch. Raises ValueError when the loss is not finite, or the checkpoint is
+    damaged or of a run with other settings.
     """
+    settings = {
+        "n_epochs": n_epochs,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "seed": seed,
+    }
     trained = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, n_epochs))
-    history = _resume(checkpoint, model, optimizer, trained)
+    history = _resume(checkpoint, model, optimizer, trained, settings)
     for _ in history:
         schedule.step()
     bar = tqdm(range(len(history), n_epochs), desc=description, disable=not progress, unit="epoch")
@@ -51,7 +58,7 @@ def fit(
             schedule.step()
             bar.set_postfix(loss=f"{history[-1]:.3f}")
             if checkpoint is not None:
-                _save(Path(checkpoint), model, optimizer, trained, history)
+                _save(Path(checkpoint), model, optimizer, trained, {"history": history, "settings": settings})
     model.eval()
     return history
 
@@ -78,32 +85,44 @@ def _epoch(
 
 
 def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: dict, history: list[float]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: dict, notes: dict
 ) -> None:
-    """Model buffers and parameters, the optimiser's moments and the losses, in one atomic file."""
+    """Model buffers and parameters, the optimiser's moments, losses and settings, in one atomic file."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     for name, parameter in trained.items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"history": json.dumps(history)})
+    save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in notes.items()})
     os.replace(partial, path)
 
 
 def _resume(
-    path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, trained: dict
+    path: str | Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trained: dict,
+    settings: dict,
 ) -> list[float]:
     if path is None or not Path(path).exists():
         return []
     try:
         with safe_open(path, "pt") as file:
             history = json.loads(file.metadata()["history"])
+            written = json.loads(file.metadata()["settings"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        other = [key for key, value in settings.items() if written.get(key) != value]
+        if other:
+            raise ValueError(f"its {other[0]} is {written.get(other[0])}, now it is {settings[other[0]]}")
         state = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         model.load_state_dict(state)
         for name, parameter in trained.items():
             keys = [k for k in tensors if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
-            optimizer.state[parameter] = {k.split(".")[1]: tensors[k] for k in keys}
+            moments = {k.split(".")[1]: tensors[k] for k in keys}
+            optimizer.state[parameter] = {
+                k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()
+            }
     except Exception as error:  # a truncated or foreign file fails in many ways
         raise ValueError(
             f"The checkpoint {path} cannot be continued ({error}); delete it to start anew."

@@ -34,7 +34,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def raw_images(self, latents: Tensor, *, space: str) -> Tensor:
-        """The network's own output (n, 3, height, width), about -1 to 1 and beyond; for parity with a reference."""
+        """The network's own output (n, 3, height, width), about -1 to 1, to compare with a reference."""
 
     @abstractmethod
     def style_weights(self) -> tuple[Tensor, ...]:
@@ -88,7 +88,8 @@ class Generator(nn.Module, ABC):
                 f"Truncation {truncation} acts on w, not on z; sample {self.name} in 'w' if it has one."
             )
         # drawn on the CPU, so that a seed means the same latents on every device
-        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed))
+        z = z.to(next(self.parameters()))
         if space == "z":
             return z
         mean = self.mean_w()
@@ -120,7 +121,8 @@ class Generator(nn.Module, ABC):
             bad = (~torch.isfinite(latents)).flatten(1).any(1).nonzero()[0].item()
             raise ValueError(f"Latents must be finite numbers; latent {bad} holds NaN or infinity.")
         parameter = next(self.parameters())
-        return latents.to(device=parameter.device, dtype=parameter.dtype)
+        # contiguous: the same numbers in another memory layout would round differently
+        return latents.to(device=parameter.device, dtype=parameter.dtype).contiguous()
 
     @property
     def device(self) -> torch.device:

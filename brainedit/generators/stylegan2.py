@@ -39,8 +39,8 @@ class StyleGAN2(Generator):
     c_dim : number of classes, 0 for none; then `map` needs labels
 
     Raises ValueError for an unknown or unsupported setting.
-    Source: Karras et al., CVPR 2020, and Karras et al., NeurIPS 2020. Differs: activations are scaled instead of
-    weights (the same in exact arithmetic), no reduced precision.
+    Source: Karras et al., CVPR 2020, and Karras et al., NeurIPS 2020. Differs: activations are scaled
+    instead of weights (the same in exact arithmetic), no reduced precision.
     """
 
     architecture = "stylegan2"
@@ -105,7 +105,7 @@ class StyleGAN2(Generator):
         return self.mapping.w_avg
 
     def truncate(self, w: Tensor, *, psi: float, cutoff: int | None = None) -> Tensor:
-        """w (n, w_dim) -> w+ (n, n_layers, w_dim), its first `cutoff` layers (default: all) pulled to the mean."""
+        """w (n, w_dim) -> w+ (n, n_layers, w_dim), the first `cutoff` (default all) pulled to the mean."""
         w_plus = w[:, None].repeat(1, self.n_layers, 1)
         w_plus[:, :cutoff] = self.mean_w() + psi * (w_plus[:, :cutoff] - self.mean_w())
         return w_plus
@@ -124,7 +124,7 @@ class StyleGAN2(Generator):
         return image
 
     def style_weights(self) -> tuple[Tensor, ...]:
-        """Per w+ layer the matrix (n_channels, w_dim) from latent to styles: convolution, then RGB where it has one."""
+        """Per w+ layer the matrix (n_channels, w_dim) from latent to styles: convolution, then RGB if any."""
         rows: list[list[Tensor]] = [[] for _ in range(self.n_layers)]
         for i, block in enumerate(self.synthesis.values()):
             for name, layer in {"conv0": 2 * i - 1, "conv1": 2 * i, "torgb": 2 * i + 1}.items():
@@ -300,7 +300,7 @@ def _check_supported(size: int, n_channels: int, mapping: dict[str, Any], synthe
 
 @torch.no_grad()
 def _draw_weights(generator: StyleGAN2, seed: int) -> None:
-    """Starting weights: N(0, 1) everywhere (over the learning-rate multiplier in the mapping), styles biased to 1."""
+    """Starting weights: N(0, 1), over the learning-rate multiplier in the mapping; styles biased to 1."""
     source = torch.Generator().manual_seed(seed)
     for name, tensor in generator.state_dict().items():
         if name.endswith(("weight", "const", "noise_const")):

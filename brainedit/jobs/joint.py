@@ -1,0 +1,176 @@
+"""Train a joint model, score it on what it has not seen."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from brainedit import figures
+from brainedit.audit import split_trials
+from brainedit.datasets.paired import PairedDataset, Picture
+from brainedit.eeg import read_epochs
+from brainedit.encoders.image import read_picture
+from brainedit.evaluation import auc_score, retrieval_score
+from brainedit.joint import JointModel, train_joint
+from brainedit.report import Result, Section, is_simulated, result_folder
+
+
+def train(
+    epochs: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    pair_by: str = "stimulus",
+    hold_out: str | None = None,
+    overwrite: bool = False,
+    **settings,
+) -> Path:
+    """Train a joint model and score it on trials that it has not seen -> OUT/model and a report.
+
+    hold_out : what the test trials are apart in: "stimulus" (the default where pictures are known), "run" (the
+        default for labels), "session" or "subject". A fifth of the units is held out
+    settings : of `brainedit.joint.train_joint`
+
+    A run that was killed continues from OUT.checkpoint.safetensors.
+    """
+    dataset = PairedDataset(read_epochs(epochs), images, pair_by=pair_by)
+    hold_out = hold_out or ("stimulus" if pair_by == "stimulus" else "run")
+    seed = settings.get("seed", 0)
+    train_trials, test_trials = next(split_trials(dataset.metadata, by=hold_out, seed=seed))
+    checkpoint = Path(f"{out}.checkpoint.safetensors")
+    with result_folder(out, overwrite=overwrite) as folder:
+        model = train_joint(dataset.subset(train_trials), checkpoint=checkpoint, **settings)
+        result = Result(
+            job="train joint",
+            title="Joint embedding",
+            settings=model.card["training"] | {"hold_out": hold_out},
+            inputs={"epochs": epochs},
+            simulated=is_simulated(dataset.metadata),
+        )
+        result.sections += evaluation_sections(model, dataset.subset(test_trials), hold_out=hold_out)
+        result.sections.append(
+            Section(
+                "Training",
+                [f"{len(train_trials)} trials; the last epoch is the model."],
+                pictures=[(figures.loss_figure(model.card["training"]["loss_history"]), "Loss by epoch.")],
+            )
+        )
+        model.save(folder / "model")
+        result.write(folder)
+    checkpoint.unlink(missing_ok=True)
+    return Path(out)
+
+
+def evaluation_sections(model: JointModel, test: PairedDataset, *, hold_out: str) -> list[Section]:
+    """Scores of F on held-out trials with the shuffled-EEG control beside them, and a look at the ranking."""
+    if test.pair_by == "label":
+        return [_label_section(model, test, hold_out)]
+    theta = model.embed_pictures(test.pictures)
+    names = list(test.pictures)
+    averages = test.by_stimulus()
+    single, mean = _compatibility(model, test, theta), _compatibility(model, averages, theta)
+    own, own_mean = _columns(test.keys, names), _columns(averages.keys, names)
+    shuffled = np.random.default_rng(0).permutation(len(names))
+    scores, of = [], f" of {len(names)}"
+    for k in (1, 5) if len(names) > 10 else (1,):
+        scores += [
+            replace(retrieval_score(single, own, k=k), name=f"single trials, top-{k}{of}"),
+            replace(retrieval_score(mean, own_mean, k=k), name=f"all repeats averaged, top-{k}{of}"),
+            replace(retrieval_score(mean, shuffled[own_mean], k=k), name=f"control: shuffled EEG, top-{k}"),
+        ]
+    return [
+        Section(
+            "Does F find the picture that was seen?",
+            [
+                f"{len(names)} pictures and {len(test)} trials that were apart from training by {hold_out}. F "
+                "ranks all of these pictures for each response. Intervals and permutations take the picture as "
+                "their unit.",
+            ],
+            scores,
+            [
+                (
+                    _gallery(test, averages, mean),
+                    "What was seen, and the pictures that F ranks best. Red: right.",
+                )
+            ],
+        ),
+        _response_section(test),
+    ]
+
+
+def _label_section(model: JointModel, test: PairedDataset, hold_out: str) -> Section:
+    labels = sorted(set(test.keys))
+    if len(labels) != 2:
+        raise ValueError(f"Held-out trials of two labels can be scored; these have {', '.join(labels)}.")
+    score = label_scores(model, test, labels)
+    target = test.keys == labels[1]
+    within = _randomised_within(test.metadata)
+    shuffled = np.random.default_rng(0).permutation(score)
+    return Section(
+        f"Does F tell {labels[1]} from {labels[0]}?",
+        [
+            f"{len(test)} trials, apart from training by {hold_out}. The score of a trial is F with the mean "
+            f"embedding of the pictures of {labels[1]} less that of {labels[0]}. Which picture was seen is not "
+            "known, so nothing is claimed about single pictures.",
+        ],
+        [
+            auc_score(target, score, name="F, seen category against the other", within=within),
+            auc_score(target, shuffled, name="control: shuffled EEG", within=within),
+        ],
+    )
+
+
+def label_scores(model: JointModel, dataset: PairedDataset, labels: Sequence[str]) -> np.ndarray:
+    """F of each trial with the second label's mean picture embedding less the first's, (n,)."""
+    means = [
+        model.embed_pictures({name: dataset.pictures[name] for name in dataset.candidates(label)}).mean(0)
+        for label in labels
+    ]
+    with torch.inference_mode():
+        phi = model.embed_eeg(model.prepare_eeg(dataset.epochs))
+        return (phi @ (means[1] - means[0])).cpu().numpy()
+
+
+def _compatibility(model: JointModel, dataset: PairedDataset, theta: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return (model.embed_eeg(model.prepare_eeg(dataset.epochs)) @ theta.T).cpu().numpy()
+
+
+def _columns(keys: np.ndarray, names: list[str]) -> np.ndarray:
+    position = {name: i for i, name in enumerate(names)}
+    return np.array([position[key] for key in keys])
+
+
+def _randomised_within(metadata: pd.DataFrame) -> np.ndarray | None:
+    """The recording of each trial: the design draws the order of trials inside it."""
+    columns = [c for c in ("subject", "session", "run") if c in metadata]
+    return metadata[columns].astype(str).agg("/".join, axis=1).to_numpy() if columns else None
+
+
+def _gallery(test: PairedDataset, averages: PairedDataset, compatibility: np.ndarray, n: int = 4) -> Figure:
+    names = list(test.pictures)
+    rows = []
+    for i in range(min(n, len(averages))):
+        best = np.argsort(-compatibility[i])[:6]
+        ranked = [_thumbnail(test.pictures[names[j]]) for j in best]
+        right = [j for j, b in enumerate(best) if names[b] == averages.keys[i]]
+        rows.append((_thumbnail(test.pictures[averages.keys[i]]), ranked, right[0] if right else -1))
+    return figures.gallery_figure(rows)
+
+
+def _thumbnail(picture: Picture, size: int = 128) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.fromarray(read_picture(picture))
+    image.thumbnail((size, size))
+    return np.asarray(image)
+
+
+def _response_section(dataset: PairedDataset) -> Section:
+    evoked = dataset.epochs.average(picks="eeg")
+    picture = figures.response_figure({"all pictures": evoked})
+    return Section("The response", pictures=[(picture, f"Mean of {evoked.nave} held-out trials.")])

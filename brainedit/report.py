@@ -1,0 +1,248 @@
+"""A result folder: written aside and renamed when whole, with result.json and one self-contained page."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brainedit.evaluation import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+VERSIONED = ("brainedit", "torch", "mne", "scikit-learn", "numpy", "captum")
+SIMULATED = "Simulated EEG. Nothing on this page was measured on a person."
+
+
+@dataclass
+class Section:
+    """A heading, sentences, a table of scores, pictures with captions."""
+
+    title: str
+    text: Sequence[str] = ()
+    scores: Sequence[Score] = ()
+    pictures: Sequence[tuple["Figure | Image | Path", str]] = ()
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+
+
+@dataclass
+class Result:
+    """What a job found: figures for result.json, sections for the page.
+
+    warnings : sentences that a reader must see before the figures
+    """
+
+    job: str
+    title: str
+    lead: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str | Path] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    sections: list[Section] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    simulated: bool = False
+
+    def write(self, folder: Path) -> None:
+        """result.json and report.html into a folder."""
+        (folder / "result.json").write_text(json.dumps(self._record(), indent=1, default=_plain) + "\n")
+        (folder / "report.html").write_text(_page(self), encoding="utf-8")
+
+    def _record(self) -> dict:
+        scores = [score.as_dict() for section in self.sections for score in section.scores]
+        return {
+            "job": self.job,
+            "simulated": self.simulated,
+            "warnings": self.warnings,
+            "scores": scores,
+            "figures": self.figures,
+            "settings": self.settings,
+            "inputs": {name: {"path": str(p), "sha256": sha256_of(p)} for name, p in self.inputs.items()},
+            "versions": versions(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+@contextmanager
+def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into, renamed to `out` when the block ends without an error.
+
+    Until then it is OUT.partial; on an error it is removed, and an older result stays as it was.
+    overwrite : replace an existing result (a folder with result.json); other folders are never replaced
+
+    Raises ValueError when `out` exists and may not be replaced.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / "result.json").is_file():
+            raise ValueError(f"{out} exists and is no result of brainedit; choose another --out.")
+        if not overwrite:
+            raise ValueError(f"{out} holds an older result; choose another --out or add --overwrite.")
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, or of a folder's files in the order of their names."""
+    digest, path = hashlib.sha256(), Path(path)
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(file.relative_to(path).as_posix().encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def is_simulated(metadata: "pd.DataFrame") -> bool:
+    """True when any of these trials says of itself that it was simulated."""
+    return "simulated" in metadata and bool(metadata["simulated"].any())
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what results hold: numpy scalars and arrays, paths, scores."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Score):
+        return value.as_dict()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to result.json")
+
+
+# the page
+
+
+def _page(result: Result) -> str:
+    notices = ([SIMULATED] if result.simulated else []) + result.warnings
+    body = [f"<header><p class=mark>brainedit</p><h1>{_text(result.title)}</h1>"]
+    body.append(f"<p class=lead>{_text(result.lead)}</p></header>" if result.lead else "</header>")
+    body += [f"<p class=notice>{_text(notice)}</p>" for notice in notices]
+    body += [_section(section) for section in result.sections]
+    body.append(_details(result))
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{_text(result.title)}</title><style>{STYLE}</style><main>{''.join(body)}</main></html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<section><h2>{_text(section.title)}</h2>"]
+    parts += [f"<p>{_text(sentence)}</p>" for sentence in section.text]
+    if section.scores:
+        parts.append(_score_table(section.scores))
+    if section.table:
+        parts.append(_table(*section.table))
+    for picture, caption in section.pictures:
+        parts.append(f'<figure><img src="{_data_uri(picture)}" alt="{_text(caption)}">')
+        parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
+    return "".join(parts) + "</section>"
+
+
+def _score_table(scores: Sequence[Score]) -> str:
+    rows = []
+    for s in scores:
+        p = "" if s.p is None else "&lt; .001" if s.p < 0.001 else f"{s.p:.3f}"
+        cells = (f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", f"{s.chance:.3f}", p, f"{s.n} {s.unit}s")
+        rows.append(
+            f"<tr><th scope=row>{_text(s.name)}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+        )
+    head = "".join(f"<th scope=col>{h}</th>" for h in ("", "value", "95 % interval", "chance", "p", "n"))
+    return (
+        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th scope=col>{_text(h)}</th>" for h in head)
+    body = "".join(
+        f"<tr><th scope=row>{_text(row[0])}</th>" + "".join(f"<td>{_text(c)}</td>" for c in row[1:]) + "</tr>"
+        for row in rows
+    )
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _details(result: Result) -> str:
+    record = result._record()
+    shown = {key: record[key] for key in ("settings", "inputs", "versions", "written")}
+    text = html.escape(json.dumps(shown, indent=1, default=_plain))
+    return f"<details><summary>Settings, inputs, versions</summary><pre>{text}</pre></details>"
+
+
+def _data_uri(picture: "Figure | Image | Path") -> str:
+    buffer = io.BytesIO()
+    if isinstance(picture, Path):
+        buffer.write(picture.read_bytes())
+    elif hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    else:
+        picture.save(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def scores_text(scores: Mapping[str, Score] | Sequence[Score]) -> str:
+    """One line a score, for the terminal."""
+    values = scores.values() if isinstance(scores, Mapping) else scores
+    return "\n".join(f"  {score}" for score in values)
+
+
+STYLE = """
+:root{--ink:#1d2430;--soft:#5b6472;--line:#e3e6eb;--paper:#fff;--wash:#f6f7f9;--accent:#b3452c}
+@media (prefers-color-scheme:dark){:root{--ink:#e8eaee;--soft:#a0a8b5;--line:#323843;--paper:#161a20;
+--wash:#1e232b;--accent:#f08a6c} img{border-radius:6px;background:#fff}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.6 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:62rem;margin:0 auto;padding:3rem 1.5rem 5rem}
+.mark{color:var(--accent);font-weight:600;letter-spacing:.04em;margin:0}
+h1{font-size:2rem;line-height:1.2;margin:.3rem 0 .6rem;letter-spacing:-.015em}
+h2{font-size:1.25rem;margin:3rem 0 .5rem;padding-top:1.2rem;border-top:1px solid var(--line)}
+p{max-width:44rem;margin:.5rem 0}.lead{font-size:1.1rem;color:var(--soft)}
+.notice{border-left:3px solid var(--accent);background:var(--wash);padding:.6rem 1rem;max-width:none}
+figure{margin:1.4rem 0}img{max-width:100%;height:auto;display:block}
+figcaption{color:var(--soft);font-size:.9rem;margin-top:.4rem;max-width:44rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+th,td{text-align:right;padding:.35rem .9rem;border-bottom:1px solid var(--line);white-space:nowrap}
+th[scope=row]{text-align:left;font-weight:500;padding-left:0}
+thead th{color:var(--soft);font-weight:500;font-size:.85rem}
+details{margin-top:3rem;color:var(--soft)}pre{background:var(--wash);padding:1rem;overflow-x:auto;font-size:.8rem}
+"""
