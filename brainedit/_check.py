@@ -16,6 +16,7 @@ def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
     """
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    lower = {str(entry).lower(): entry for entry in known}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    hint = f"Did you mean {lower[near[0]]!r}? " if near else ""
     raise ValueError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(sorted(known))}.")

@@ -265,7 +265,7 @@ def compatibility_direction(
 
     The reliability dict holds: strength (SD over the prior samples of the linear part of dF), its mean under
     permuted target labels (within `run` where the metadata have it), p, null_band (cosines of permuted
-    directions with this one), split_half and split_half_full (over trials), gradient_cosine (Stein's lemma: for
+    directions with this one), split_half and split_half_full (over trials), gradient_cosine (Stein: for
     Gaussian latents the mean gradient is the regression slope; w is not Gaussian, so there only roughly).
 
     Raises ValueError when trials or pictures trained the model, or the query does not split the trials.
@@ -284,28 +284,11 @@ def compatibility_direction(
     x = x - x.mean(0)
     slopes = Ridge(x).coefficients(theta - theta.mean(0))  # (n_latent_dims, n_dims): from embedding to latent
 
-    contrast = _contrast(targets[:, None])  # (n_trials, 1)
-    delta = eeg.T @ contrast[:, 0]
-    slope = slopes @ delta
-    vector = _unit(slope, "compatibility")
-    rng = np.random.default_rng(seed)
-    groups = epochs.metadata["run"].to_numpy() if "run" in epochs.metadata else np.zeros(len(targets))
-    shuffled = slopes @ (eeg.T @ _contrast(_permuted_within(rng, targets, groups, n_permutations)))
-    spread = linalg.qr(x / np.sqrt(len(x)), mode="r")[0]  # |spread @ slope| is the SD of x @ slope
-    strength, null = np.linalg.norm(spread @ slope), np.linalg.norm(spread @ shuffled, axis=0)
-    half = _split_half_trials(rng, slopes, eeg, targets)
+    delta = (eeg.T @ _contrast(targets[:, None]))[:, 0]
+    vector = _unit(slopes @ delta, "compatibility")
     gradient = _mean_gradient(model, generator, latents[:n_gradients], delta, space, batch_size)
-    found = {
-        "strength": float(strength),
-        "null_strength": float(null.mean()),
-        "p": _p_value(strength, null),
-        "null_band": _band(_cosine(shuffled, vector)),
-        "split_half": half,
-        "split_half_full": _spearman_brown(half),
-        "gradient_cosine": None if gradient is None else float(_cosine(gradient, vector)),
-        "n_permutations": n_permutations,
-        "permuted_within": "run" if "run" in epochs.metadata else "all trials",
-    }
+    found = _trial_controls(epochs.metadata, targets, eeg, slopes, x, n_permutations, seed)
+    found["gradient_cosine"] = None if gradient is None else float(_cosine(gradient, vector))
     provenance = {
         "method": "compatibility",
         "n": len(targets),
@@ -398,11 +381,13 @@ class _Refitted:
 
     def held_out(self, y: np.ndarray) -> np.ndarray:
         """Each image (n, k) projected on the direction of four other fifths of the images."""
+        from tqdm import tqdm
+
         folds = np.random.default_rng(0).permutation(len(y)) % 5
         projected = np.empty_like(y)
-        for fold in range(5):
-            test = folds == fold
-            for j in range(y.shape[1]):
+        for j in tqdm(range(y.shape[1]), desc="refitting in folds", delay=2):
+            for fold in range(5):
+                test = folds == fold
                 slope = self.fit(self.latents[~test], y[~test, j])
                 projected[test, j] = self.latents[test] @ slope + y[~test, j].mean()
         return projected
@@ -580,6 +565,43 @@ def _mean_gradient(
         gradient = torch.autograd.grad(score.sum(), part)[0].sum(0).double().cpu().numpy()
         total = gradient if total is None else total + gradient
     return None if total is None else total / len(latents)
+
+
+def _trial_controls(
+    metadata: pd.DataFrame,
+    targets: np.ndarray,
+    eeg: np.ndarray,
+    slopes: np.ndarray,
+    latents: np.ndarray,
+    n_permutations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Strength of the direction against permuted target labels, and its agreement between halves of the trials.
+
+    slopes : (n_latent_dims, n_dims), from a difference of EEG embeddings to a slope in the latents
+    latents : (n_latents, n_latent_dims), centred prior samples
+    """
+    rng = np.random.default_rng(seed)
+    groups = metadata["run"].to_numpy() if "run" in metadata else np.zeros(len(targets))
+    labels = np.column_stack([targets, _permuted_within(rng, targets, groups, n_permutations)])
+    found = slopes @ (
+        eeg.T @ _contrast(labels)
+    )  # (n_latent_dims, 1 + n_permutations), the observed one first
+    spread = linalg.qr(latents / np.sqrt(len(latents)), mode="r")[
+        0
+    ]  # |spread @ slope| is the SD of latents @ slope
+    strength = np.linalg.norm(spread @ found, axis=0)
+    half = _split_half_trials(rng, slopes, eeg, targets)
+    return {
+        "strength": float(strength[0]),
+        "null_strength": float(strength[1:].mean()),
+        "p": _p_value(strength[0], strength[1:]),
+        "null_band": _band(_cosine(found[:, 1:], found[:, 0])),
+        "split_half": half,
+        "split_half_full": _spearman_brown(half),
+        "n_permutations": n_permutations,
+        "permuted_within": "run" if "run" in metadata else "all trials",
+    }
 
 
 def _contrast(targets: np.ndarray) -> np.ndarray:

@@ -65,10 +65,13 @@ class EEGInput(nn.Module):
         whiten : "channels_times", "channels", "none", or "auto": the first where it has at most 2048
             features
         """
-        names = channels or [epochs.ch_names[i] for i in mne.pick_types(epochs.info, eeg=True, exclude=[])]
+        names = channels or [
+            epochs.ch_names[i] for i in mne.pick_types(epochs.info, eeg=True, exclude="bads")
+        ]
         if not names:
             raise ValueError(
-                f"The epochs have no EEG channel; their types are {set(epochs.get_channel_types())}."
+                "The epochs have no EEG channel that is not marked bad; their types are "
+                f"{', '.join(sorted(set(epochs.get_channel_types())))}."
             )
         rate = min(sfreq, epochs.info["sfreq"])
         first, last = max(tmin, epochs.tmin), min(tmax, epochs.tmax + 1 / epochs.info["sfreq"])
@@ -93,7 +96,7 @@ class EEGInput(nn.Module):
             "average_reference": bool(epochs.info["custom_ref_applied"]),
         }
         fitted = cls(settings)
-        fitted._learn(fitted.prepare(epochs).numpy().astype(np.float64), keys)
+        fitted._learn(fitted._read(epochs).numpy().astype(np.float64), keys)
         return fitted
 
     def _learn(self, eeg: np.ndarray, keys: np.ndarray) -> None:
@@ -115,8 +118,17 @@ class EEGInput(nn.Module):
     def prepare(self, epochs: mne.BaseEpochs) -> Tensor:
         """Epochs of any channel order and rate -> (n, n_channels, n_times) float32, volts.
 
-        Raises ValueError that lists all that the recording lacks.
+        Raises ValueError that lists all that the recording lacks, or whose unit cannot be volts.
         """
+        eeg = self._read(epochs)
+        ratio = float(eeg.std((0, 2)).median()) / float(self.std.median())
+        if not 0.01 < ratio < 100:
+            raise ValueError(
+                f"These epochs vary {ratio:.2g} times as much as those that trained the model; is their unit volts?"
+            )
+        return eeg
+
+    def _read(self, epochs: mne.BaseEpochs) -> Tensor:
         want = self.settings
         index = _channel_index(epochs, self.channels)
         problems = _differences(epochs, want, index)
@@ -125,7 +137,7 @@ class EEGInput(nn.Module):
         order = [index[name] for name in self.channels]
         data = epochs.get_data(picks=order, copy=False)
         check_signal(data, self.channels)
-        return torch.from_numpy(_bins(data, epochs.times, want).astype(np.float32))
+        return torch.from_numpy(_bins(data, epochs.times, want).astype(np.float32, order="C"))
 
     def forward(self, eeg: Tensor) -> Tensor:
         x = (eeg - self.mean) / self.std
@@ -138,13 +150,17 @@ class EEGInput(nn.Module):
         x = ((eeg - self.mean) / self.std).flatten(1).double()
         generator = torch.Generator().manual_seed(1)
         directions = torch.randn(x.shape[1], SKETCH_DIMS, generator=generator, dtype=torch.float64)
-        return (x @ directions / x.norm(dim=1, keepdim=True)).float().numpy()
+        return (x.cpu() @ directions / x.cpu().norm(dim=1, keepdim=True)).float().numpy()
 
 
 def _bins(data: np.ndarray, times: np.ndarray, want: dict) -> np.ndarray:
-    """Means over the model's sampling intervals: low-pass and resampling that see no sample outside."""
+    """Means over the model's sampling intervals: low-pass and resampling that see no sample outside.
+
+    An interval begins at the sample nearest to its edge, so that none is empty where `_differences` agrees.
+    """
     edges = want["tmin"] + np.arange(want["n_times"] + 1) / want["sfreq"]
-    bounds = np.searchsorted(times, edges - 1e-6)
+    nearest = np.floor((edges - times[0]) * (len(times) - 1) / (times[-1] - times[0]) + 0.5 + 1e-6)
+    bounds = np.clip(nearest.astype(int), 0, len(times))
     sums = np.concatenate([np.zeros((*data.shape[:-1], 1)), np.cumsum(data, axis=-1)], axis=-1)
     return np.diff(sums[..., bounds], axis=-1) / np.diff(bounds)
 
@@ -159,8 +175,15 @@ def _differences(epochs: mne.BaseEpochs, want: dict, index: dict[str, int]) -> l
     missing = [name for name in want["channels"] if name not in index]
     if missing:
         problems.append(f"channels {', '.join(missing)} are missing")
+    bad = [
+        name
+        for name in want["channels"]
+        if name in index and epochs.ch_names[index[name]] in epochs.info["bads"]
+    ]
+    if bad:
+        problems.append(f"channels {', '.join(bad)} are marked bad, interpolate them first")
     last = want["tmin"] + want["n_times"] / want["sfreq"]
-    half = 0.5 / want["sfreq"]
+    half = 0.49 / want["sfreq"]
     if epochs.tmin > want["tmin"] + half or epochs.tmax + 1 / epochs.info["sfreq"] < last - half:
         window = f"{epochs.tmin:.3f} to {epochs.tmax:.3f} s"
         problems.append(f"they span {window} where {want['tmin']:.3f} to {last:.3f} s is needed")

@@ -165,7 +165,7 @@ def retrieval_score(
     column = own[first]
     if (column[inverse] != own).any():
         odd = groups[column[inverse] != own][0]
-        raise ValueError(f"A group is the responses to one picture; group {odd!r} has several.")
+        raise ValueError(f"A group is the responses to one picture; group {str(odd)!r} has several.")
 
     def shuffled() -> float:
         return float(_hits(compatibility, rng.permutation(column)[inverse], k).mean())

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import textwrap
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from brainedit.encoders.image import (
     make_image_encoder,
     picture_tensor,
     resize,
+    weights_sha256,
 )
 from brainedit.losses import LOSSES
 from brainedit.training import fit
@@ -34,27 +36,34 @@ logger = logging.getLogger(__name__)
 class Towers(nn.Module):
     """All that is trained: the EEG encoder, the projector of image features, the learned scale."""
 
-    def __init__(self, eeg: nn.Module, n_features: int, n_dims: int, *, normalize: str) -> None:
+    def __init__(
+        self, eeg: nn.Module, n_features: int, n_dims: int, *, normalize: str, feature_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.normalize = pick("normalize", normalize, {name: name for name in ("both", "image", "none")})
         self.eeg = eeg
+        self.drop = nn.Dropout(feature_dropout)
         self.image = nn.Linear(n_features, n_dims)
         self.log_scale = nn.Parameter(torch.tensor(2.0 if normalize == "both" else 0.0))
         self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_std", torch.ones(n_features))
+        self.register_buffer("feature_scale", torch.ones(()))
 
     def set_feature_statistics(self, features: Tensor) -> None:
-        """Standardise features by the training pictures'; a feature that never varies is silenced."""
-        std = features.std(0, correction=0)
+        """Centre features on the training pictures' and give them one common scale.
+
+        Not one scale each: a feature that hardly varies over the training pictures would then decide what
+        F says of an occluded or a new one.
+        """
         self.feature_mean.copy_(features.mean(0))
-        self.feature_std.copy_(torch.where(std > 1e-6, std, torch.inf))
+        self.feature_scale.copy_(features.std(0, correction=0).mean().clamp(min=1e-6))
 
     def embed_eeg(self, eeg: Tensor) -> Tensor:
         phi = self.eeg(eeg)
         return nn.functional.normalize(phi, dim=1) if self.normalize == "both" else phi
 
     def embed_features(self, features: Tensor) -> Tensor:
-        theta = self.image((features - self.feature_mean) / self.feature_std)
+        standard = (features - self.feature_mean) / self.feature_scale
+        theta = self.image(self.drop(standard))
         theta = theta if self.normalize == "none" else nn.functional.normalize(theta, dim=1)
         return theta * self.log_scale.exp()
 
@@ -133,7 +142,7 @@ class JointModel(nn.Module):
         """
         names = set()
         if epochs.metadata is not None and "stimulus" in epochs.metadata:
-            names = set(epochs.metadata["stimulus"]) & set(self.card["training"]["stimuli"])
+            names = set(epochs.metadata["stimulus"].astype(str)) & set(self.card["training"]["stimuli"])
         if names:
             raise ValueError(
                 f"{min(names)!r} and {len(names) - 1} more of these pictures trained the model; take trials of "
@@ -151,7 +160,7 @@ class JointModel(nn.Module):
         if len(self.sketches) == 0:
             return np.zeros(len(eeg), bool)
         distance, _ = cKDTree(self.sketches.cpu().numpy()).query(self.eeg_input.sketch(eeg))
-        return distance < 1e-3
+        return distance < 0.02  # 16 bit files round by .01; two trials are a hundred times as far apart
 
     def save(self, path: str | Path) -> None:
         """Write a folder: model.safetensors and model.json; a frozen network's weights are not repeated.
@@ -197,8 +206,12 @@ def load_joint(path: str | Path, *, device: str = "cpu") -> JointModel:
         lost = [k for k in missing.missing_keys if model._is_saved(k)] + missing.unexpected_keys
         if lost:
             raise ValueError(f"{lost[0]} is missing or unknown")
+        encoder.sha256 = weights_sha256(encoder.network)
+        if encoder.sha256 != card["image_encoder"]["sha256"]:
+            raise ValueError("its image encoder has other weights than when it was trained")
     except Exception as error:  # damaged JSON, safetensors and states fail in many ways
-        raise ValueError(f"The model in {path} cannot be read ({error}); train or copy it again.") from error
+        reason = textwrap.shorten(str(error), 200)
+        raise ValueError(f"The model in {path} cannot be read ({reason}); train or copy it again.") from error
     return model.to(device).eval()
 
 
@@ -216,7 +229,8 @@ def train_joint(
     tmax: float = 0.8,
     sfreq: float = 50.0,
     whiten: str = "channels",
-    average_repeats: bool = True,
+    average_repeats: bool = False,
+    feature_dropout: float = 0.8,
     n_epochs: int = 40,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -236,12 +250,15 @@ def train_joint(
     tmin, tmax, sfreq, whiten, channels : see `EEGInput.fit`
     average_repeats : train on averages of a random number of repeats of a picture, so that one model
         serves single trials and averages; has no effect where trials are paired by label
+    feature_dropout : share of image features silenced at random in training. The pictures are far fewer than
+        the features, and without it the projector learns them by heart
 
     Raises ValueError for fewer than two stimuli or labels, NaN or flat channels, a loss that diverges.
     """
     keys = sorted(set(dataset.keys))
     if len(keys) < 2:
-        raise ValueError(f"Training needs two or more {dataset.pair_by}s to tell apart; all are {keys[0]!r}.")
+        things = {"stimulus": "stimuli", "label": "labels"}[dataset.pair_by]
+        raise ValueError(f"Training needs two or more {things} to tell apart; all are {keys[0]!r}.")
     compare = pick("loss", loss, LOSSES)
     encoder = make_image_encoder(image_encoder, weights=image_weights).to(device)
     eeg_input = EEGInput.fit(
@@ -255,6 +272,7 @@ def train_joint(
         "n_features": encoder.n_features,
         "n_dims": n_dims,
         "normalize": normalize,
+        "feature_dropout": feature_dropout,
         "eeg_input": eeg_input.settings,
         "training": _training_card(dataset, loss=loss, n_epochs=n_epochs, seed=seed),
     }
@@ -285,7 +303,13 @@ def _assemble(card: dict, eeg_input: EEGInput, image_encoder: ImageEncoder) -> J
         n_times=eeg_input.n_times,
         n_dims=card["n_dims"],
     )
-    towers = Towers(encoder, card["n_features"], card["n_dims"], normalize=card["normalize"])
+    towers = Towers(
+        encoder,
+        card["n_features"],
+        card["n_dims"],
+        normalize=card["normalize"],
+        feature_dropout=card["feature_dropout"],
+    )
     return JointModel(eeg_input, towers, image_encoder, card)
 
 
@@ -337,7 +361,8 @@ class _Batches:
             if len(set(key)) > 1:
                 eeg = torch.stack([self.eeg[trials].mean(0) for trials in batch])
                 pictures = [rng.choice(self.candidates[k]) for k in key]
-                yield eeg, self.features[pictures], torch.from_numpy(key[:, None] == key[None])
+                same = torch.from_numpy(key[:, None] == key[None]).to(eeg.device)
+                yield eeg, self.features[pictures], same
 
     def _groups(self, rng: np.random.Generator) -> list[np.ndarray]:
         """Single trials, or each key's trials dealt into averages of a size drawn anew each epoch."""

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from brainedit._check import pick
 
-_BATCH = 256
+_BATCH = 64
 _FER_SHA256 = "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e"
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _KERAS_EPSILON = 1e-3
@@ -54,8 +55,8 @@ class Judge:
             raise ValueError(
                 f"A judge takes pictures between 0 and 1; these go from {low:.3g} to {high:.3g}."
             )
-        parts = [self.measure(part.float().cpu()) for part in images.split(_BATCH)]
-        return torch.cat(parts)
+        batches = tqdm(images.split(_BATCH), desc=f"judging {self.name}", delay=2)
+        return torch.cat([self.measure(batch.float().cpu()) for batch in batches])
 
 
 def judge(name: str) -> Judge:

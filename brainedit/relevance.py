@@ -129,9 +129,10 @@ def target_mask(metadata: pd.DataFrame, target: str) -> np.ndarray:
 
 
 def _check_query(target: str) -> None:
-    bare = re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"", " ", target)
-    refused = [name for name in re.findall(r"\.\s*([^\W\d]\w*)", bare) if name not in QUERY_ATTRIBUTES]
-    refused += re.findall(r"@|__|\\|`|'|\"", bare)
+    """Refuse all that could run more than a comparison; quoted names and texts are looked past."""
+    bare = re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"", " quoted ", target)
+    refused = re.findall(r"'{3}|\"{3}|\n|\\", target) + re.findall(r"[@#`'\"]|__", bare)
+    refused += [name for name in re.findall(r"\.\s*([^\W\d]\w*)", bare) if name not in QUERY_ATTRIBUTES]
     if refused:
         raise ValueError(f"{refused[0]!r} is not allowed in a query")
 
@@ -172,7 +173,9 @@ def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.nd
     fold = unit_names(metadata, column)
     names = np.unique(fold)
     if len(names) < 2:
-        raise ValueError(f"The scheme {scheme!r} needs two or more values of {column!r}; all are {names[0]!r}.")
+        raise ValueError(
+            f"The scheme {scheme!r} needs two or more values of {column!r}; all are {names[0]!r}."
+        )
     if column == "stimulus":
         order = np.random.default_rng(seed).permutation(len(names))
         tenth = {name: f"tenth {i % N_STIMULUS_FOLDS}" for name, i in zip(names, order, strict=True)}
@@ -184,9 +187,9 @@ def _splits(fold: np.ndarray, is_target: np.ndarray) -> Iterator[tuple[np.ndarra
     for name in np.unique(fold):
         test = fold == name
         if is_target[~test].all() or not is_target[~test].any():
-            kind = "targets" if is_target[~test].any() else "no target"
+            share = "all" if is_target[~test].any() else "none"
             raise ValueError(
-                f"Without fold {name!r} there are {kind} only to train on; choose another scheme."
+                f"Without fold {str(name)!r} {share} of the trials to train on are targets; choose another scheme."
             )
         yield ~test, test
 

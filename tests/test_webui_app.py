@@ -1,0 +1,284 @@
+"""The page: each tab's functions on a tiny demo, the app over HTTP, its limits and its sentences."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import webui
+from brainedit.datasets.latents import write_latents
+from brainedit.datasets.paired import PairedDataset
+from brainedit.generators.load import save_generator
+from brainedit.generators.stylegan2 import StyleGAN2
+from brainedit.jobs.directions import find_direction
+from brainedit.joint import train_joint
+from brainedit.simulate import simulate_oddball, simulate_passive
+from webui.app import launch_settings
+from webui.tabs import directions, edit, read_demo, saliency
+
+SMALL = {"channel_base": 128, "channel_max": 16}
+
+
+def make_demo(root: Path, *, n_pictures: int = 12, n_repeats: int = 4, n_faces: int = 60) -> Path:
+    """A demo folder in the agreed shape, as small as it can be."""
+    channels = ("Fz", "Cz", "Pz", "P3", "P4", "Oz", "O1", "O2")
+    quick = {"channels": channels, "sfreq": 100.0}
+    view = {"n_repeats": n_repeats, "picture_size": 64, "snr": 0.5, "n_kinds": 6, **quick}
+    trained = simulate_passive(n_pictures=n_pictures, seed=1, **view)
+    metadata = trained.epochs.metadata
+    trained.epochs.metadata = metadata.assign(stimulus="train/" + metadata["stimulus"])
+    dataset = PairedDataset(trained.epochs, {f"train/{k}": v for k, v in trained.images.items()})
+    train_joint(dataset, n_dims=16, n_epochs=8, progress=False).save(root / "model")
+    shown = simulate_passive(n_pictures=6, seed=2, **view)
+    (root / "viewing" / "pictures").mkdir(parents=True)
+    for name, image in shown.images.items():
+        (root / "viewing" / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / "viewing" / "pictures" / name, format="PNG")
+    shown.epochs.save(root / "viewing" / "epochs-epo.fif", verbose="error")
+    _faces(root, n_faces, quick)
+    return root
+
+
+def _faces(root: Path, n: int, quick: dict) -> None:
+    generator = StyleGAN2(z_dim=8, w_dim=8, img_resolution=32, synthesis_kwargs=SMALL)
+    save_generator(generator, root / "generator")
+    z = generator.sample(n, seed=5).numpy()
+    names = [f"face_{i:03d}.png" for i in range(n)]
+    smile = z[:, 0] > 0
+    trials = pd.DataFrame({"stimulus": names, "label": np.where(smile, "smile", "other"), "target": smile})
+    trials = pd.concat([trials.assign(run=run, subject="s") for run in range(1, 5)], ignore_index=True)
+    epochs = simulate_oddball(trials, amplitude_uv=15.0, **quick).epochs
+    (root / "faces").mkdir()
+    epochs.save(root / "faces" / "epochs-epo.fif", verbose="error")
+    latents = pd.DataFrame(z, index=names)
+    write_latents(latents, root / "faces" / "latents.safetensors", space="z")
+    found = find_direction(
+        epochs, latents, generator, target="label == 'smile'", name="smile", n_permutations=50
+    )
+    (root / "directions").mkdir()
+    found.direction.save(root / "directions" / "smile.safetensors")
+    record = {"generator": "generator", "target": "label == 'smile'", "space": "z", "attribute": "smile"}
+    (root / "demo.json").write_text(json.dumps(record))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    return read_demo(make_demo(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(scope="module")
+def page(demo, tmp_path_factory):
+    """The page, served on a free port with a small limit for uploads; gives its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        blocks = webui.build(demo.root)
+        settings = launch_settings() | {"max_file_size": 3_000_000}
+        blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, **settings)
+        yield blocks
+        blocks.close()
+
+
+COARSE = {"window": 112, "stride": 112, "n_controls": 5}
+
+
+def test_a_saliency_map_shows_picture_map_control_and_says_simulated(demo):
+    stimulus = saliency.stimulus_choices(demo.viewing)[0][1]
+    html = saliency.example_html(demo, stimulus, **COARSE)
+    assert html.count("<img") == 4
+    assert "Simulated EEG" in html
+    assert "Shuffled EEG" in html
+    assert "p = " in html
+    assert "memorised" not in html
+    with pytest.raises(ValueError, match="has no stimulus 'nothing'"):
+        saliency.example_html(demo, "nothing")
+    with pytest.raises(ValueError, match="Choose the trials"):
+        saliency.map_html(demo.model, demo.viewing, demo.picture(stimulus))
+
+
+def test_a_picture_that_trained_the_model_is_marked(demo):
+    epochs = demo.viewing.copy()
+    first = epochs.metadata["stimulus"].iloc[0]
+    seen = demo.model.card["training"]["stimuli"][0]
+    epochs.metadata = epochs.metadata.assign(stimulus=epochs.metadata["stimulus"].replace(first, seen))
+    html = saliency.map_html(demo.model, epochs, demo.picture(first), stimulus=seen, **COARSE)
+    assert saliency.MEMORISED in html
+
+
+def test_training_on_an_upload_holds_out_a_fifth(demo):
+    files = sorted((demo.root / "viewing" / "pictures").rglob("*.png"))
+    model, scores = saliency.train_upload(demo.viewing, files, n_epochs=2, n_dims=8, progress=False)
+    assert len(model.card["training"]["stimuli"]) == 4  # of 6: the first of five parts has two
+    assert scores
+    with pytest.raises(ValueError, match=f"{files[-1].name}.* has no picture"):
+        saliency.train_upload(demo.viewing, files[:-1])
+    with pytest.raises(ValueError, match="Upload the pictures"):
+        saliency.train_upload(demo.viewing, [])
+
+
+def test_files_are_joined_by_name_and_never_by_position():
+    names = ["a/one.png", "b/two (2).png", "c/three.png"]
+    joined = saliency.join_pictures(names, ["/x/three.png", "/x/two2.png", "/x/other.png"])
+    assert joined == {"c/three.png": Path("/x/three.png"), "b/two (2).png": Path("/x/two2.png")}
+    with pytest.raises(ValueError, match=r"fits the stimuli a/one\.png and b/one\.png"):
+        saliency.join_pictures(["a/one.png", "b/one.png"], ["one.png"])
+    files = ["/x/face_1.png", "/x/faces_1.png", "/x/house-2.png"]
+    assert saliency.join_labels(["face", "house"], files) == {
+        "face": [Path("/x/face_1.png")],
+        "house": [Path("/x/house-2.png")],
+    }
+    with pytest.raises(ValueError, match="begins with the label 'tree'"):
+        saliency.join_labels(["face", "tree"], files)
+
+
+def test_stimuli_are_listed_with_their_number_of_trials(demo):
+    assert saliency.stimulus_choices(demo.viewing)[0] == (
+        "seed2_0000.png · 4 trials",
+        "scenes/seed2_0000.png",
+    )
+    unnamed = demo.viewing.copy()
+    unnamed.metadata = unnamed.metadata.drop(columns="stimulus")
+    assert saliency.stimulus_choices(unnamed) == []
+
+
+def test_a_direction_with_its_page(demo):
+    generator = demo.maker(demo.default_maker)
+    settings = {"target": demo.target, "space": "z", "name": "smile"}
+    found = directions.find(demo.faces, demo.latents, generator, **settings)
+    assert found.direction.vector[0] > 0.8  # the planted attribute is the sign of the first latent
+    html = directions.found_html(found, demo.faces, generator, target=demo.target)
+    for words in ("relevance AUC", "95 % interval", "split-half", "shuffled EEG", "Simulated EEG"):
+        assert words in html
+    assert "halves of the data agree" in directions.reliability_sentence(found.direction)
+    with pytest.raises(ValueError, match="Say which trials are targets"):
+        directions.find(demo.faces, demo.latents, generator, target=" ", space="z")
+    with pytest.raises(ValueError, match="is true for 0 of 240"):
+        directions.find(demo.faces, demo.latents, generator, target="label == 'x'", space="z")
+
+
+def test_an_edit_by_0_is_the_picture_and_its_dose_is_the_strength(demo):
+    generator, move = demo.maker(demo.default_maker), demo.directions["smile"]
+    same = edit.edited(generator, move, seed=3, strength=0.0)
+    np.testing.assert_array_equal(same.before, same.after)
+    moved = edit.edited(generator, move, seed=3, strength=2.0)
+    np.testing.assert_array_equal(moved.before, same.before)
+    np.testing.assert_array_equal(moved.after, moved.strip[edit.STRIP.index(2.0)])
+    assert moved.mahalanobis == pytest.approx(2.0 * move.scale, rel=1e-6)  # the prior of z is N(0, 1)
+    pictures, words = edit.edited_html(generator, move, seed=3, strength=2.0)
+    assert pictures.count("<img") == 2
+    assert "smile" in words
+    with pytest.raises(ValueError, match="from -4 to 4; got 5"):
+        edit.edited(generator, move, seed=3, strength=5)
+    with pytest.raises(ValueError, match=r"whole number.*got 1\.5"):
+        edit.edited(generator, move, seed=1.5, strength=1)
+
+
+def test_a_folder_that_is_no_demo_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no demo in"):
+        webui.build(tmp_path)
+    (tmp_path / "demo.json").write_text('{"generator": "dcgan-faces"}')
+    with pytest.raises(ValueError, match=r"damaged .*'target'"):
+        webui.build(tmp_path)
+    with pytest.raises(ValueError, match="got 70000"):
+        webui.launch(port=70000, demo=tmp_path)
+
+
+def test_the_page_answers_on_this_machine_alone_and_fetches_nothing(page):
+    answer = httpx.get(page.local_url, timeout=20)
+    assert answer.status_code == 200
+    assert page.local_url.startswith("http://127.0.0.1:")
+    assert "googleapis" not in answer.text
+    theme = httpx.get(page.local_url + "theme.css", timeout=20).text
+    assert "@import" not in theme
+    assert not re.findall(r"url\((?!['\"]?(?:data:|static/))", theme)
+    assert page.share_url is None
+    assert not page.analytics_enabled
+
+
+def test_a_pinned_port_that_is_taken_is_one_sentence(page, demo):
+    port = int(page.local_url.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(ValueError, match=f"Port {port} cannot be used"):
+        webui.launch(port=port, demo=demo.root)
+
+
+def test_an_upload_that_is_too_large_is_refused(page):
+    url = page.local_url + "gradio_api/upload"
+    big = httpx.post(url, files={"files": ("big.fif", b"x" * 3_500_000)}, timeout=20)
+    assert big.status_code == 413
+    assert httpx.post(url, files={"files": ("small.fif", b"x")}, timeout=20).status_code == 200
+
+
+def call(page, name, data):
+    """POST to an event as any program can; gives the kind of answer and what it holds."""
+    index = next(f._id for f in page.fns.values() if f.fn is not None and f.fn.__name__ == name)
+    body = {"data": data, "fn_index": index, "session_hash": "test"}
+    joined = httpx.post(page.local_url + "gradio_api/queue/join", json=body, timeout=20)
+    joined.raise_for_status()
+    with httpx.stream(
+        "GET", page.local_url + "gradio_api/queue/data?session_hash=test", timeout=60
+    ) as stream:
+        for line in stream.iter_lines():
+            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if message.get("msg") == "process_completed":
+                return message["success"], message["output"]
+    raise AssertionError("the page gave no answer")
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_a_file_of_the_server_is_not_opened_for_a_request(page, demo, meta):
+    outside = {"path": str(demo.picture("scenes/seed2_0000.png")), **meta}
+    success, output = call(page, "pictures", [[outside]])
+    assert not success
+    assert "seed2_0000" not in json.dumps(output)
+
+
+def test_an_upload_is_opened_for_a_request(page):
+    url = page.local_url + "gradio_api/upload"
+    path = httpx.post(url, files={"files": ("face.png", b"x")}, timeout=20).json()[0]
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    success, output = call(page, "pictures", [[file]])
+    assert success
+    assert output["data"][0]["value"] == "face.png"
+    given = ["Your files", file, [file], saliency.DEMO_MODEL, "face.png", None, ""]
+    success, output = call(page, "draw", [*given, next(iter(saliency.WINDOWS)), None])
+    assert not success
+    assert "of these formats" in output["error"]  # a picture is no epochs file
+
+
+def test_errors_are_sentences_and_never_a_stack_trace(page):
+    given = [
+        "Your files",
+        None,
+        None,
+        saliency.DEMO_MODEL,
+        None,
+        None,
+        "",
+        next(iter(saliency.WINDOWS)),
+        None,
+    ]
+    success, output = call(page, "draw", given)
+    assert not success
+    assert output["error"] == "Upload an epochs file first."
+
+
+def test_an_edit_over_http(page):
+    success, output = call(page, "moved", ["smile", 3, 1.0, None])
+    assert success
+    assert "After, +1 SD" in output["data"][0]
+    success, output = call(page, "moved", ["smile", 3, 9.0, None])
+    assert not success
+
+
+def test_after_training_a_picture_that_was_held_out_is_chosen(demo):
+    files = sorted((demo.root / "viewing" / "pictures").rglob("*.png"))
+    model = SimpleNamespace(
+        card={"training": {"stimuli": ["scenes/seed2_0000.png", "scenes/seed2_0002.png"]}}
+    )
+    chosen = saliency.SaliencyHandlers(demo)._unseen(model, files)
+    assert chosen["value"] == "seed2_0001.png"

@@ -1,0 +1,235 @@
+"""What the three tabs share: the demo they open with, and results as HTML."""
+
+import base64
+import functools
+import html
+import inspect
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import mne
+    import pandas as pd
+
+    from brainedit.directions import Direction
+    from brainedit.evaluation import Score
+    from brainedit.generators.base import Generator
+    from brainedit.joint import JointModel
+    from brainedit.report import Section
+
+HEAVY = {"concurrency_id": "heavy", "concurrency_limit": 1}  # one such job at a time, whoever asks
+PRIVATE = {"api_visibility": "private"}
+EXAMPLE, OWN = "Example", "Your files"
+SIMULATED = "Simulated EEG: nothing here was measured on a person."
+
+
+@dataclass
+class Demo:
+    """The folder that the page opens with; its parts are loaded when they are first needed.
+
+    generator : a name, or a folder written by `save_generator`
+    """
+
+    root: Path
+    generator: str
+    target: str
+    space: str
+    attribute: str
+    _makers: dict[str, "Generator"] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def model(self) -> "JointModel":
+        from brainedit.joint import load_joint
+
+        return load_joint(self.root / "model")
+
+    @cached_property
+    def viewing(self) -> "mne.BaseEpochs":
+        from brainedit.eeg import read_epochs
+
+        return read_epochs(self.root / "viewing" / "epochs-epo.fif")
+
+    @cached_property
+    def faces(self) -> "mne.BaseEpochs":
+        from brainedit.eeg import read_epochs
+
+        return read_epochs(self.root / "faces" / "epochs-epo.fif")
+
+    @cached_property
+    def latents(self) -> "pd.DataFrame":
+        from brainedit.datasets.latents import read_latents
+
+        return read_latents(self.root / "faces" / "latents.safetensors")
+
+    @cached_property
+    def directions(self) -> dict[str, "Direction"]:
+        """Saved directions by the name they are listed under."""
+        from brainedit.directions import Direction
+
+        found = [Direction.load(path) for path in sorted((self.root / "directions").glob("*.safetensors"))]
+        return {unused(d.name or "unnamed", [x.name for x in found[:i]]): d for i, d in enumerate(found)}
+
+    @cached_property
+    def generators(self) -> dict[str, str]:
+        """What can be chosen: shown name -> what `load_generator` takes."""
+        from brainedit.generators.load import NAMED
+
+        return {Path(self.generator).name: self.generator} | {name: name for name in NAMED}
+
+    def maker(self, name: str) -> "Generator":
+        """A generator of `generators`, loaded once."""
+        from brainedit._check import pick
+        from brainedit.generators.load import load_generator
+
+        if name not in self._makers:
+            self._makers[name] = load_generator(pick("generator", name, self.generators))
+        return self._makers[name]
+
+    @property
+    def default_maker(self) -> str:
+        return next(iter(self.generators))
+
+    def picture(self, stimulus: str) -> Path:
+        """The file of a picture of the viewing example."""
+        return self.root / "viewing" / "pictures" / stimulus
+
+
+def read_demo(root: str | Path) -> Demo:
+    """The demo in a folder.
+
+    Raises FileNotFoundError or ValueError when the folder holds none.
+    """
+    root = Path(root)
+    if not (root / "demo.json").is_file():
+        raise FileNotFoundError(f"There is no demo in {root}; run `brainedit demo` first.")
+    try:
+        record = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+        wanted = {key: str(record[key]) for key in ("generator", "target", "space", "attribute")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{root / 'demo.json'} is damaged ({error}); run `brainedit demo` again.") from error
+    beside = root / wanted["generator"]
+    if beside.is_dir():
+        wanted["generator"] = str(beside)
+    return Demo(root=root, **wanted)
+
+
+def unused(name: str, taken: Sequence[str]) -> str:
+    """The name, numbered where it is taken."""
+    n, new = 1, name
+    while new in taken:
+        n, new = n + 1, f"{name} ({n + 1})"
+    return new
+
+
+def with_progress(function: Callable) -> Callable:
+    """The function for a Gradio event, with the library's progress bars shown on the page."""
+    import gradio as gr
+
+    @functools.wraps(function)
+    def run(*given):
+        return function(*given[:-1])
+
+    bar = inspect.Parameter(
+        "progress", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress(track_tqdm=True)
+    )
+    known = inspect.signature(function)
+    run.__signature__ = known.replace(parameters=[*known.parameters.values(), bar])
+    return run
+
+
+# results as HTML
+
+
+def text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def paragraph(words: str, kind: str = "") -> str:
+    """A paragraph; kind: "", "verdict", "soft", "notice"."""
+    return f'<p class="be-{kind or "text"}">{text(words)}</p>' if words else ""
+
+
+def data_uri(picture: Any) -> str:
+    """A matplotlib figure, or an array (h, w, 3) of uint8 or of floats in 0 to 1, as a PNG inside the page."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png", dpi=140, bbox_inches="tight")
+    else:
+        array = np.asarray(picture)
+        if array.dtype != np.uint8:
+            array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        Image.fromarray(array).save(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def panels(pictures: Sequence[tuple[Any, str]], *, kind: str = "panels") -> str:
+    """Pictures of equal size side by side, each under its title; they wrap on a narrow screen."""
+    cells = "".join(
+        f'<figure><figcaption>{text(title)}</figcaption><img src="{data_uri(p)}" alt="{text(title)}"></figure>'
+        for p, title in pictures
+    )
+    return f'<div class="be-{kind}">{cells}</div>'
+
+
+def wide_figure(figure: Any, caption: str) -> str:
+    """A drawing that keeps a readable size and scrolls sideways where the screen is narrower."""
+    return (
+        f'<figure class="be-wide"><div class="be-scroll"><img src="{data_uri(figure)}" alt="{text(caption)}"></div>'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column names the rows."""
+    top = "".join(f"<th scope=col>{text(h)}</th>" for h in head)
+    body = "".join(
+        f"<tr><th scope=row>{text(row[0])}</th>" + "".join(f"<td>{text(c)}</td>" for c in row[1:]) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="be-scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def score_table(scores: Sequence["Score"]) -> str:
+    """Scores with interval, chance and p."""
+    rows = [
+        (
+            s.name,
+            f"{s.value:.3f}",
+            f"{s.low:.3f} to {s.high:.3f}",
+            f"{s.chance:.3f}",
+            p_text(s.p),
+            f"{s.n} {s.unit}s",
+        )
+        for s in scores
+    ]
+    return table(("", "value", "95 % interval", "chance", "p", "n"), rows)
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "< .001" if p < 0.001 else f"{p:.3f}"
+
+
+def section_html(section: "Section") -> str:
+    """A section of a report, as the page shows it."""
+    parts = [f'<h3 class="be-head">{text(section.title)}</h3>']
+    parts += [paragraph(words) for words in section.text]
+    parts += [score_table(section.scores)] if section.scores else []
+    parts += [table(*section.table)] if section.table else []
+    parts += [wide_figure(picture, caption) for picture, caption in section.pictures]
+    return "".join(parts)
+
+
+def result_html(*parts: str) -> str:
+    """One result: its parts in order, inside the frame that the style sheet knows."""
+    return f'<div class="be-result">{"".join(parts)}</div>'
