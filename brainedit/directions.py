@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,30 @@ from scipy import linalg
 from threadpoolctl import threadpool_limits
 
 from brainedit._check import pick
+from brainedit.evaluation import permutation_p
 from brainedit.generators.base import SPACES, Generator
+from brainedit.relevance import metadata_of, target_mask
+from brainedit.slopes import (
+    METHODS,
+    Ridge,
+    band,
+    contrast,
+    correlation,
+    cosine,
+    halves,
+    slope_of,
+    spearman_brown,
+    trial_controls,
+    unit,
+)
 
 if TYPE_CHECKING:
     import mne
 
 _HEADER = "brainedit.direction"
+
 _MIN_IMAGES = 10
+_MIN_TRIALS = 4  # of each kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +185,7 @@ def brain_direction(
     Source: Davis et al., CVPR 2022. Differs: ridge by default, no worse than their SVR and fast at any n.
     """
     x, y = _joined(latents, relevance)
-    vector = _unit(pick("direction method", method, METHODS)(x).coefficients(y), method)
+    vector = unit(pick("direction method", method, METHODS)(x).coefficients(y), method)
     if generator is not None:
         shape = generator.latent_shape(space)
         if vector.size != np.prod(shape):
@@ -214,25 +230,25 @@ def reliability(
     make = pick("direction method", method, METHODS)
     fit = make(x)
     rng = np.random.default_rng(seed)
-    observed = _unit(fit.coefficients(y), method)
+    observed = unit(fit.coefficients(y), method)
     shuffled = rng.permuted(np.repeat(y[:, None], n_permutations, axis=1), axis=0)  # (n, n_permutations)
-    strength = float(_correlation(fit.held_out(y[:, None]), y[:, None])[0])
-    null = _correlation(fit.held_out(shuffled), shuffled)
+    strength = float(correlation(fit.held_out(y[:, None]), y[:, None])[0])
+    null = correlation(fit.held_out(shuffled), shuffled)
     with threadpool_limits(1, user_api="blas"):  # halves are too small to gain from threads, which spin
-        halves = [
-            _cosine(_slope(make, x[a], y[a]), _slope(make, x[b], y[b]))
-            for a, b in _halves(rng, len(y), n_splits)
+        cosines = [
+            cosine(slope_of(make, x[a], y[a]), slope_of(make, x[b], y[b]))
+            for a, b in halves(rng, len(y), n_splits)
         ]
-    half = float(np.mean(halves))
+    half = float(np.mean(cosines))
     return DirectionReliability(
         method=method,
         n=len(y),
         strength=strength,
         null_strength=float(null.mean()),
-        p=_p_value(strength, null),
+        p=permutation_p(strength, null),
         split_half=half,
-        split_half_full=_spearman_brown(half),
-        null_band=_band(_cosine(fit.coefficients(shuffled), observed)),
+        split_half_full=spearman_brown(half),
+        null_band=band(cosine(fit.coefficients(shuffled), observed)),
         n_permutations=n_permutations,
         n_splits=n_splits,
     )
@@ -276,7 +292,7 @@ def compatibility_direction(
     generator.latent_shape(space)
     if min(n_latents, n_permutations) < _MIN_IMAGES:
         raise ValueError(f"Need 10 or more latents and permutations; got {n_latents} and {n_permutations}.")
-    targets = _target_trials(epochs.metadata, target)
+    targets = _target_trials(epochs, target)
     eeg = _embed_epochs(model, epochs, batch_size)  # (n_trials, n_dims)
     latents = generator.sample(n_latents, space=space, seed=seed)
     theta = _embed_latents(model, generator, latents, space, batch_size)  # (n_latents, n_dims)
@@ -284,11 +300,11 @@ def compatibility_direction(
     x = x - x.mean(0)
     slopes = Ridge(x).coefficients(theta - theta.mean(0))  # (n_latent_dims, n_dims): from embedding to latent
 
-    delta = (eeg.T @ _contrast(targets[:, None]))[:, 0]
-    vector = _unit(slopes @ delta, "compatibility")
+    delta = (eeg.T @ contrast(targets[:, None]))[:, 0]
+    vector = unit(slopes @ delta, "compatibility")
     gradient = _mean_gradient(model, generator, latents[:n_gradients], delta, space, batch_size)
-    found = _trial_controls(epochs.metadata, targets, eeg, slopes, x, n_permutations, seed)
-    found["gradient_cosine"] = None if gradient is None else float(_cosine(gradient, vector))
+    found = trial_controls(epochs.metadata, targets, eeg, slopes, x, n_permutations, seed)
+    found["gradient_cosine"] = None if gradient is None else float(cosine(gradient, vector))
     provenance = {
         "method": "compatibility",
         "n": len(targets),
@@ -308,123 +324,6 @@ def prior_scale(generator: Generator, vector: np.ndarray, space: str) -> float:
         space, vector = "w", vector.sum(0)
     latents = generator.sample(10_000, space=space).double().cpu().numpy()
     return float((latents @ vector).std())
-
-
-class Ridge:
-    """Ridge regression with a free intercept, for any number of targets through one factorisation.
-
-    latents : (n, n_dims), centred. The penalty is n_dims x the mean variance of a latent dimension, so that
-        it shrinks the same whatever the units; it equals n_dims for z from N(0, 1).
-
-    Solved by Cholesky in the smaller of the n x n kernel and the n_dims x n_dims covariance.
-    """
-
-    def __init__(self, latents: np.ndarray):
-        self.latents = latents
-        self.alpha = latents.var(axis=0).sum()
-        self.dual = latents.shape[0] <= latents.shape[1]
-        gram = latents @ latents.T if self.dual else latents.T @ latents
-        gram[np.diag_indices_from(gram)] += self.alpha
-        self.factor = linalg.cholesky(gram, lower=True, overwrite_a=True)
-
-    def coefficients(self, y: np.ndarray) -> np.ndarray:
-        """Slopes (n_dims,) or (n_dims, k) for centred targets (n,) or (n, k)."""
-        if self.dual:
-            return self.latents.T @ linalg.cho_solve((self.factor, True), y)
-        return linalg.cho_solve((self.factor, True), self.latents.T @ y)
-
-    def held_out(self, y: np.ndarray) -> np.ndarray:
-        """Each target (n, k) as predicted from all other images: leave-one-out, exact."""
-        n = len(y)
-        if self.dual:
-            inverse = linalg.cho_solve((self.factor, True), np.eye(n))
-            residual = self.alpha * (inverse @ y)
-            leverage = 1 - self.alpha * np.diag(inverse)
-        else:
-            half = linalg.solve_triangular(self.factor, self.latents.T, lower=True)  # (n_dims, n)
-            residual = y - half.T @ (half @ y)
-            leverage = (half**2).sum(0)
-        return y - residual / (1 - leverage - 1 / n)[:, None]
-
-
-class MeanDifference:
-    """Covariance of latents with relevance: the mean of relevant minus irrelevant images, softly."""
-
-    def __init__(self, latents: np.ndarray):
-        self.latents = latents
-
-    def coefficients(self, y: np.ndarray) -> np.ndarray:
-        """Covariances (n_dims,) or (n_dims, k) for centred targets (n,) or (n, k)."""
-        return self.latents.T @ y / len(y)
-
-    def held_out(self, y: np.ndarray) -> np.ndarray:
-        """Each image (n, k) projected on the covariance of all others: leave-one-out, exact."""
-        n = len(y)
-        squares = (self.latents**2).sum(1, keepdims=True)
-        # without image i the mean moves by x_i / (n - 1), and the sum of products by x_i y_i n / (n - 1)
-        return self.latents @ (self.latents.T @ y) - squares * y * (n / (n - 1))
-
-
-class _Refitted:
-    """A method without a closed form for left-out images: fitted anew for each target and fold."""
-
-    def __init__(self, latents: np.ndarray):
-        self.latents = latents
-
-    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-    def coefficients(self, y: np.ndarray) -> np.ndarray:
-        if y.ndim == 1:
-            return self.fit(self.latents, y)
-        return np.stack([self.fit(self.latents, column) for column in y.T], axis=1)
-
-    def held_out(self, y: np.ndarray) -> np.ndarray:
-        """Each image (n, k) projected on the direction of four other fifths of the images."""
-        from tqdm import tqdm
-
-        folds = np.random.default_rng(0).permutation(len(y)) % 5
-        projected = np.empty_like(y)
-        for j in tqdm(range(y.shape[1]), desc="refitting in folds", delay=2):
-            for fold in range(5):
-                test = folds == fold
-                slope = self.fit(self.latents[~test], y[~test, j])
-                projected[test, j] = self.latents[test] @ slope + y[~test, j].mean()
-        return projected
-
-
-class SVR(_Refitted):
-    """Linear epsilon-SVR with C = 1 and epsilon = .1, as in Davis et al., CVPR 2022; minutes at n = 2,000."""
-
-    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
-        from sklearn.svm import SVR as SklearnSVR
-
-        return SklearnSVR(kernel="linear", C=1.0, epsilon=0.1).fit(latents, y).coef_[0]
-
-
-class Logistic(_Refitted):
-    """Logistic regression on "above the mean relevance", images weighted by their distance from that mean.
-
-    The penalty is that of Ridge (n_dims x mean variance) over 4, the curvature of the logistic loss at 0.
-    """
-
-    def fit(self, latents: np.ndarray, y: np.ndarray) -> np.ndarray:
-        from sklearn.linear_model import LogisticRegression
-
-        if np.ptp(y) == 0:  # a fold without contrast tells nothing
-            return np.zeros(latents.shape[1])
-        weights = np.abs(y - y.mean())
-        weights /= weights.mean()
-        penalty = latents.var(axis=0).sum() / 4
-        return LogisticRegression(C=1 / penalty, max_iter=1000).fit(latents, y > y.mean(), weights).coef_[0]
-
-
-METHODS: dict[str, Callable[[np.ndarray], Any]] = {
-    "ridge": Ridge,
-    "svr": SVR,
-    "mean_difference": MeanDifference,
-    "logistic": Logistic,
-}
 
 
 def _joined(latents: pd.DataFrame, relevance: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -457,71 +356,15 @@ def _check_all_there(wanted: pd.Index, given: pd.Index, need: str) -> None:
         raise ValueError(f"Need {need}; {missing[0]!r} and {len(missing) - 1} more have none.")
 
 
-def _unit(slope: np.ndarray, method: str) -> np.ndarray:
-    length = np.linalg.norm(slope)
-    if not length > 1e-12:
+def _target_trials(epochs: "mne.BaseEpochs", target: str) -> np.ndarray:
+    """True for target trials (n,); ValueError for too few of either kind."""
+    targets = target_mask(metadata_of(epochs), target)
+    if min(targets.sum(), (~targets).sum()) < _MIN_TRIALS:
         raise ValueError(
-            f"{method} found no direction: its slope is 0 (svr ignores differences of relevance below .1)."
+            f"Need {_MIN_TRIALS} or more target and other trials; {target!r} is true for {targets.sum()} of "
+            f"{len(targets)}."
         )
-    return slope / length
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation, column by column."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0) + 1e-300)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each column of a with b."""
-    return b @ a / (np.linalg.norm(a, axis=0) * np.linalg.norm(b) + 1e-300)
-
-
-def _p_value(observed: float, null: np.ndarray) -> float:
-    return float((1 + (null >= observed).sum()) / (1 + len(null)))
-
-
-def _band(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _spearman_brown(half: float) -> float:
-    return 2 * half / (1 + abs(half))  # a negative cosine stays as negative as it is
-
-
-def _halves(rng: np.random.Generator, n: int, n_splits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for _ in range(n_splits):
-        order = rng.permutation(n)
-        yield order[: n // 2], order[n // 2 :]
-
-
-def _slope(make: Callable[[np.ndarray], Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return make(x - x.mean(0)).coefficients(y - y.mean())
-
-
-def _target_trials(metadata: pd.DataFrame | None, target: str) -> np.ndarray:
-    """True for trials (n,) where the query holds."""
-    if metadata is None:
-        raise ValueError(
-            f"The epochs have no metadata, so {target!r} cannot be looked up; epoch with events and labels."
-        )
-    if "@" in target or "__" in target:
-        raise ValueError(f"The target query may name columns and values only; got {target!r}.")
-    try:
-        found = np.asarray(metadata.eval(target, engine="python"))
-    except Exception as error:  # pandas raises whatever its parser meets
-        columns = ", ".join(map(str, metadata.columns))
-        raise ValueError(
-            f"The target query {target!r} fails ({error}); the metadata have {columns}."
-        ) from error
-    if found.dtype != bool or found.shape != (len(metadata),):
-        raise ValueError(f"The target query must be true or false for each trial; {target!r} is neither.")
-    if min(found.sum(), (~found).sum()) < 4:
-        raise ValueError(
-            f"Need 4 or more target and other trials; {target!r} is true for {found.sum()} of {len(found)}."
-        )
-    return found
+    return targets
 
 
 @torch.no_grad()
@@ -565,69 +408,3 @@ def _mean_gradient(
         gradient = torch.autograd.grad(score.sum(), part)[0].sum(0).double().cpu().numpy()
         total = gradient if total is None else total + gradient
     return None if total is None else total / len(latents)
-
-
-def _trial_controls(
-    metadata: pd.DataFrame,
-    targets: np.ndarray,
-    eeg: np.ndarray,
-    slopes: np.ndarray,
-    latents: np.ndarray,
-    n_permutations: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Strength of the direction against permuted target labels, and its agreement between halves of the trials.
-
-    slopes : (n_latent_dims, n_dims), from a difference of EEG embeddings to a slope in the latents
-    latents : (n_latents, n_latent_dims), centred prior samples
-    """
-    rng = np.random.default_rng(seed)
-    groups = metadata["run"].to_numpy() if "run" in metadata else np.zeros(len(targets))
-    labels = np.column_stack([targets, _permuted_within(rng, targets, groups, n_permutations)])
-    found = slopes @ (
-        eeg.T @ _contrast(labels)
-    )  # (n_latent_dims, 1 + n_permutations), the observed one first
-    spread = linalg.qr(latents / np.sqrt(len(latents)), mode="r")[
-        0
-    ]  # |spread @ slope| is the SD of latents @ slope
-    strength = np.linalg.norm(spread @ found, axis=0)
-    half = _split_half_trials(rng, slopes, eeg, targets)
-    return {
-        "strength": float(strength[0]),
-        "null_strength": float(strength[1:].mean()),
-        "p": _p_value(strength[0], strength[1:]),
-        "null_band": _band(_cosine(found[:, 1:], found[:, 0])),
-        "split_half": half,
-        "split_half_full": _spearman_brown(half),
-        "n_permutations": n_permutations,
-        "permuted_within": "run" if "run" in metadata else "all trials",
-    }
-
-
-def _contrast(targets: np.ndarray) -> np.ndarray:
-    """Weights (n_trials, k) that take the mean over targets minus the mean over others."""
-    return targets / targets.sum(0) - ~targets / (~targets).sum(0)
-
-
-def _permuted_within(rng: np.random.Generator, targets: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
-    """Labels (n_trials, n), each column permuted within the groups."""
-    shuffled = np.repeat(targets[:, None], n, axis=1)
-    for group in pd.unique(groups):
-        rows = groups == group
-        shuffled[rows] = rng.permuted(shuffled[rows], axis=0)
-    return shuffled
-
-
-def _split_half_trials(
-    rng: np.random.Generator, slopes: np.ndarray, eeg: np.ndarray, targets: np.ndarray, n_splits: int = 100
-) -> float:
-    """Mean cosine between the directions of random halves of the trials, each with half of the targets."""
-    cosines = []
-    for _ in range(n_splits):
-        first = np.zeros(len(targets), dtype=bool)
-        for kind in (targets, ~targets):
-            rows = rng.permutation(np.flatnonzero(kind))
-            first[rows[: len(rows) // 2]] = True
-        a, b = (slopes @ (eeg[rows].T @ _contrast(targets[rows])) for rows in (first, ~first))
-        cosines.append(_cosine(a, b))
-    return float(np.mean(cosines))

@@ -32,7 +32,8 @@ def score_trials(
     target : query on the metadata that is true for target trials, e.g. "label == 'smile'"
     method : "lda" (window means and shrinkage LDA) or "xdawn" (xDAWN covariances, tangent space and logistic
         regression; needs the extra `riemann`)
-    scheme : what a fold leaves out; each probability comes from a model that has not seen it: "run",
+    scheme : what a fold leaves out; each probability comes from a model that has not seen it, trained on the
+        same person's other trials (for "subject": on the other people's): "run",
         "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (the metadata column of that
         name where both poles of a pair share a value, else each `task`)
     tmin, tmax, n_windows : the windows, s. The published settings are 25 in -.2 to .9 and 5 in 0 to .5
@@ -48,13 +49,13 @@ def score_trials(
     centred per fold.
     """
     classify = pick("method", method, {"lda": _lda, "xdawn": _xdawn})
-    metadata = _metadata(epochs)
+    metadata = metadata_of(epochs)
     is_target = target_mask(metadata, target)
     fold = _folds(metadata, pick("scheme", scheme, SCHEMES), scheme, seed)
     data = _eeg(epochs)
     features = _windows(data, epochs.times, tmin, tmax, n_windows) if method == "lda" else data
     log_odds = np.zeros(len(metadata))
-    for train, test in _splits(fold, is_target):
+    for train, test in _splits(fold, is_target, _people(metadata, scheme)):
         values = classify(features[train], is_target[train], features[test])
         log_odds[test] = values - values.mean()
     columns = {name: metadata.get(name, pd.Series(index=metadata.index)).to_numpy() for name in COPIED}
@@ -137,7 +138,8 @@ def _check_query(target: str) -> None:
         raise ValueError(f"{refused[0]!r} is not allowed in a query")
 
 
-def _metadata(epochs: mne.BaseEpochs) -> pd.DataFrame:
+def metadata_of(epochs: mne.BaseEpochs) -> pd.DataFrame:
+    """The epochs' metadata, one row a trial in their order; ValueError where there are none."""
     if epochs.metadata is None:
         raise ValueError("The epochs have no metadata; a target is a query on it, e.g. \"label == 'smile'\".")
     return epochs.metadata.reset_index(drop=True)
@@ -183,15 +185,28 @@ def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.nd
     return fold
 
 
-def _splits(fold: np.ndarray, is_target: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for name in np.unique(fold):
-        test = fold == name
-        if is_target[~test].all() or not is_target[~test].any():
-            share = "all" if is_target[~test].any() else "none"
+def _people(metadata: pd.DataFrame, scheme: str) -> np.ndarray:
+    """Whose trials train together: each person's own, unless the fold is the person."""
+    if scheme == "subject" or "subject" not in metadata:
+        return np.zeros(len(metadata))
+    return metadata["subject"].astype(str).to_numpy()
+
+
+def _splits(
+    fold: np.ndarray, is_target: np.ndarray, person: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Which trials train and which are scored, for each fold of each person."""
+    for name, who in dict.fromkeys(zip(fold, person, strict=True)):
+        test = (fold == name) & (person == who)
+        train = (fold != name) & (person == who)
+        if not train.any():
+            raise ValueError(f"Person {str(who)!r} has fold {str(name)!r} alone; a person needs two or more.")
+        if is_target[train].all() or not is_target[train].any():
+            kind = "targets" if is_target[train].any() else "no target"
             raise ValueError(
-                f"Without fold {str(name)!r} {share} of the trials to train on are targets; choose another scheme."
+                f"Without fold {name!r} there are {kind} only to train on; choose another scheme."
             )
-        yield ~test, test
+        yield train, test
 
 
 def _lda(train: np.ndarray, is_target: np.ndarray, test: np.ndarray) -> np.ndarray:

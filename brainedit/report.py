@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import json
+import mimetypes
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    Picture = Figure | Image | Path | np.ndarray
+
 VERSIONED = ("brainedit", "torch", "mne", "scikit-learn", "numpy", "captum")
 SIMULATED = "Simulated EEG. Nothing on this page was measured on a person."
 
@@ -35,7 +38,7 @@ class Section:
     title: str
     text: Sequence[str] = ()
     scores: Sequence[Score] = ()
-    pictures: Sequence[tuple["Figure | Image | Path", str]] = ()
+    pictures: Sequence[tuple["Picture", str]] = ()
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
 
 
@@ -122,6 +125,7 @@ def is_simulated(metadata: "pd.DataFrame") -> bool:
 
 
 def versions() -> dict[str, str]:
+    """Python's version and those of the libraries that decide a result."""
     found = {"python": platform.python_version()}
     for name in VERSIONED:
         try:
@@ -152,7 +156,7 @@ def _page(result: Result) -> str:
     body = [f"<header><p class=mark>brainedit</p><h1>{_text(result.title)}</h1>"]
     body.append(f"<p class=lead>{_text(result.lead)}</p></header>" if result.lead else "</header>")
     body += [f"<p class=notice>{_text(notice)}</p>" for notice in notices]
-    body += [_section(section) for section in result.sections]
+    body += [section_html(section) for section in result.sections]
     body.append(_details(result))
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
@@ -161,31 +165,45 @@ def _page(result: Result) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def section_html(section: Section) -> str:
+    """A section as HTML: heading, sentences, scores, table, pictures inside the page. All text is escaped."""
     parts = [f"<section><h2>{_text(section.title)}</h2>"]
     parts += [f"<p>{_text(sentence)}</p>" for sentence in section.text]
     if section.scores:
-        parts.append(_score_table(section.scores))
+        parts.append(scores_html(section.scores))
     if section.table:
         parts.append(_table(*section.table))
-    for picture, caption in section.pictures:
-        parts.append(f'<figure><img src="{_data_uri(picture)}" alt="{_text(caption)}">')
-        parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
+    parts += [figure_html(picture, caption) for picture, caption in section.pictures]
     return "".join(parts) + "</section>"
 
 
-def _score_table(scores: Sequence[Score]) -> str:
-    rows = []
-    for s in scores:
-        p = "" if s.p is None else "&lt; .001" if s.p < 0.001 else f"{s.p:.3f}"
-        cells = (f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", f"{s.chance:.3f}", p, f"{s.n} {s.unit}s")
-        rows.append(
-            f"<tr><th scope=row>{_text(s.name)}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+def figure_html(picture: "Picture", caption: str) -> str:
+    """A picture with its caption; it scrolls sideways where the page is too narrow for it."""
+    image = f'<img src="{data_uri(picture)}" alt="{_text(caption)}">'
+    return f"<figure class=wide><div class=scroll>{image}</div><figcaption>{_text(caption)}</figcaption></figure>"
+
+
+def scores_html(scores: Sequence[Score]) -> str:
+    """A table of scores with interval, chance, p and n."""
+    rows = [
+        (
+            s.name,
+            f"{s.value:.3f}",
+            f"{s.low:.3f} to {s.high:.3f}",
+            f"{s.chance:.3f}",
+            p_text(s.p),
+            f"{s.n} {s.unit}s",
         )
-    head = "".join(f"<th scope=col>{h}</th>" for h in ("", "value", "95 % interval", "chance", "p", "n"))
-    return (
-        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        for s in scores
+    ]
+    return _table(("", "value", "95 % interval", "chance", "p", "n"), rows)
+
+
+def p_text(p: float | None) -> str:
+    """A p value as it is printed: three digits, "< .001" below, nothing for None."""
+    if p is None:
+        return ""
+    return "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -204,15 +222,26 @@ def _details(result: Result) -> str:
     return f"<details><summary>Settings, inputs, versions</summary><pre>{text}</pre></details>"
 
 
-def _data_uri(picture: "Figure | Image | Path") -> str:
-    buffer = io.BytesIO()
+def data_uri(picture: "Picture") -> str:
+    """A picture inside the page, as a data URI.
+
+    picture : a matplotlib figure, a PIL image, a file, or an array (h, w, 3) of uint8 or of floats in 0 to 1
+    """
+    from PIL import Image
+
+    buffer, kind = io.BytesIO(), "image/png"
     if isinstance(picture, Path):
         buffer.write(picture.read_bytes())
+        kind = mimetypes.guess_type(picture.name)[0] or kind
     elif hasattr(picture, "savefig"):
         picture.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    elif isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8:
+            picture = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        Image.fromarray(picture).save(buffer, format="png")
     else:
         picture.save(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return f"data:{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _text(value: object) -> str:

@@ -13,10 +13,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from brainedit.directions import (
-    METHODS,
     Direction,
-    MeanDifference,
-    Ridge,
     brain_direction,
     compatibility_direction,
     prior_scale,
@@ -24,6 +21,7 @@ from brainedit.directions import (
 )
 from brainedit.generators.base import Generator
 from brainedit.generators.stylegan2 import StyleGAN2
+from brainedit.slopes import METHODS, MeanDifference, Ridge
 
 
 def faces(n, d, *, auc=None, seed=0):
@@ -337,10 +335,10 @@ def test_trials_that_trained_the_model_are_refused_before_anything_else():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "label == 'nothing'"}, "is true for 0 of 40"),
-        ({"target": "colour == 1"}, "'colour == 1' fails .* the metadata have label, run"),
-        ({"target": "run"}, "true or false for each trial; 'run' is neither"),
-        ({"target": "@pd"}, "may name columns and values only; got '@pd'"),
+        ({"target": "label == 'nothing'"}, "is true for 0 of 40 trials; both kinds are needed"),
+        ({"target": "colour == 1"}, "'colour == 1' cannot be asked of columns label, run"),
+        ({"target": "run"}, "'run' cannot be asked .* not give true or false for each trial"),
+        ({"target": "@pd"}, "'@' is not allowed in a query"),
         ({"space": "w+"}, "Look for the direction in 'w'"),
         ({"space": "w"}, "pictures has no space 'w'"),
         ({"n_latents": 5}, "10 or more latents and permutations; got 5 and 200"),

@@ -174,7 +174,7 @@ CSS = """
 .be-result p.be-verdict{font-size:1.12rem;font-weight:550}
 .be-result p.be-notice{border-left:3px solid var(--be-accent);background:var(--be-wash);padding:.5rem .9rem;
  max-width:none;margin:0 0 .8rem}
-.be-result h3.be-head{font-size:1.05rem;font-weight:600;margin:1.8rem 0 .3rem;padding-top:1rem;
+.gradio-container .be-result section h2{font-size:1.05rem;font-weight:600;margin:1.8rem 0 .3rem;padding-top:1rem;
  border-top:1px solid var(--be-line);color:var(--be-ink)}
 .be-result figure{margin:0}
 .be-result img{display:block;width:100%;height:auto;border-radius:6px;margin:0}
@@ -187,9 +187,9 @@ CSS = """
  font-variant-numeric:tabular-nums;justify-content:flex-end}
 .be-scale i{width:9rem;height:.55rem;border-radius:3px;
  background:linear-gradient(90deg,#274b9f,#3b8fd0,#8fd0ea,#f6f7f9,#ffd166,#f4773b,#bd1f36)}
-.be-wide{margin:1.4rem 0 0!important}
-.be-wide img{background:#fff;min-width:34rem;max-width:54rem;width:100%}
-.be-scroll{overflow-x:auto;contain:inline-size}
+.be-result figure.wide{margin:1.4rem 0 0}
+.be-result figure.wide img{background:#fff;min-width:34rem;max-width:54rem;width:100%}
+.be-result .scroll{overflow-x:auto;contain:inline-size}
 .be-result table,.be-result tr{border:0!important}
 .be-result table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums;width:auto}
 .be-result th,.be-result td{text-align:right;padding:.3rem .8rem;border:0;border-bottom:1px solid var(--be-line);

@@ -1,7 +1,8 @@
 """PairedDataset: the door for a user's own epochs and pictures, joined by name and never by position."""
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import mne
 import numpy as np
@@ -108,7 +109,7 @@ def _by_stimulus(keys: list[str], images: str | Path | Mapping) -> tuple[dict, d
         pictures = {key: images[key] for key in keys if key in images}
     else:
         root = _folder(images)
-        pictures = {key: root / key for key in keys if _inside(root, key) and (root / key).is_file()}
+        pictures = {key: root / key for key in keys if _inside(key) and (root / key).is_file()}
     _check_all(keys, pictures, "picture", images)
     return {key: [key] for key in keys}, pictures
 
@@ -124,17 +125,25 @@ def _by_label(keys: list[str], images: str | Path | Mapping) -> tuple[dict, dict
         found = {
             key: sorted(p for p in (root / key).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
             for key in keys
-            if _inside(root, key)
+            if _inside(key)
         }
     _check_all(
         keys, {key: pictures for key, pictures in found.items() if pictures}, "folder of pictures", images
     )
-    names = {
-        key: [f"{key}/{p.name if isinstance(p, Path) else i}" for i, p in enumerate(found[key])]
-        for key in keys
-    }
+    names = {key: _picture_names(key, found[key]) for key in keys}
     pictures = {name: p for key in keys for name, p in zip(names[key], found[key], strict=True)}
     return names, pictures
+
+
+def _picture_names(label: str, pictures: Sequence[Picture]) -> list[str]:
+    """Names of a label's pictures: their files', with the number in the list where two files share one."""
+    files = [p.name if isinstance(p, Path) else None for p in pictures]
+    numbered = [
+        str(i) if name is None else name if files.count(name) == 1 else f"{i}_{name}"
+        for i, name in enumerate(files)
+    ]
+    clash = len(set(numbered)) < len(numbered)  # a file may be called what a number gave another
+    return [f"{label}/{i}_{name}" if clash else f"{label}/{name}" for i, name in enumerate(numbered)]
 
 
 def _folder(images: str | Path) -> Path:
@@ -144,9 +153,13 @@ def _folder(images: str | Path) -> Path:
     return root
 
 
-def _inside(root: Path, key: str) -> bool:
-    """A stimulus names a file below the image root; one that leads out of it is no stimulus."""
-    return (root / key).resolve().is_relative_to(root.resolve())
+def _inside(key: str) -> bool:
+    """A stimulus names a file below the image root; one that leads out of it is no stimulus.
+
+    The name is looked at, not where links lead: DataLad and git-annex keep pictures as links to elsewhere.
+    """
+    below = PurePath(os.path.normpath(key))
+    return not below.anchor and ".." not in below.parts
 
 
 def _check_all(keys: list[str], found: Mapping, what: str, images: object) -> None:

@@ -176,12 +176,12 @@ def weights_sha256(network: nn.Module) -> str:
 def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
     """A picture as RGB, uint8 (height, width, 3).
 
-    8 and 16 bit, grey, palette and alpha (on white) are converted.
+    8 and 16 bit, grey, palette and alpha (on white) are converted; a photograph is turned as its EXIF tag says.
     picture : a file, or an array (height, width) or (height, width, 3 or 4) of uint8, uint16 or floats in 0 to 1
 
     Raises ValueError for a file that is no picture, one of 1 pixel or more than 64 million, another array.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if isinstance(picture, np.ndarray):
         if not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
@@ -196,7 +196,7 @@ def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
                     f"{picture} has {opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read; "
                     "make it smaller first."
                 )
-            return _rgb(opened, str(picture))
+            return _rgb(ImageOps.exif_transpose(opened), str(picture))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no picture {picture}.") from None
     except Image.DecompressionBombError:

@@ -16,11 +16,10 @@ from brainedit.eeg import read_epochs
 from brainedit.evaluation import Score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
+from brainedit.jobs.edit import STRENGTHS
 from brainedit.joint import load_joint
 from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
 from brainedit.report import Result, Section, is_simulated, result_folder
-
-STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,9 @@ def find_direction(
     control = brain_direction(
         shown, shuffled, space=space, method=method, name="shuffled EEG", generator=generator
     )
-    direction = replace(direction, reliability=found)
+    origin = {"simulated": is_simulated(epochs.metadata)}
+    direction = replace(direction, provenance=direction.provenance | origin, reliability=found)
+    control = replace(control, provenance=control.provenance | origin)
     return FoundDirection(direction, control, trials, relevance, relevance_score(trials, seed=seed))
 
 
@@ -128,6 +129,8 @@ def direction_from_eeg(
             seed=seed,
             name=f"{name or target} by F",
         )
+        origin = {"simulated": result.simulated}
+        by_model = replace(by_model, provenance=by_model.provenance | origin)
         result.sections.append(compatibility_section(by_model, found.direction, maker))
         result.figures["compatibility"] = by_model.reliability
     with result_folder(out, overwrite=overwrite) as folder:

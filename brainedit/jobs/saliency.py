@@ -11,6 +11,7 @@ import torch
 from brainedit.datasets.paired import Picture
 from brainedit.eeg import read_epochs
 from brainedit.joint import JointModel, load_joint
+from brainedit.montage import read_montage
 from brainedit.relevance import target_mask
 from brainedit.report import Result, Section, is_simulated, result_folder
 from saliency.image import multiscale_map, occlusion_map
@@ -24,12 +25,13 @@ N_CONTROLS = 100  # maps of other EEG beside each map; they cost next to nothing
 class PictureMaps:
     """A picture's map for its own EEG, the same for other EEG, and how the two compare.
 
+    image : (3, h, w), 0 to 1, as the model saw it
     own : (h, w); controls : (k, h, w), each from as many trials of other pictures
     p : share of control maps whose largest |z| reaches the own map's, z by the other controls
     neural : (n_channels, n_times) integrated gradients of F
     """
 
-    image: np.ndarray
+    image: torch.Tensor
     own: np.ndarray
     controls: np.ndarray
     z: np.ndarray
@@ -64,6 +66,7 @@ def picture_maps(
             f"The control needs as many other trials as own ones; there are {own.sum()} own and {(~own).sum()} others."
         )
     eeg = model.prepare_eeg(epochs)
+    own = np.array(own, bool)  # a copy: pandas gives arrays that cannot be written to, which torch warns of
     responses = torch.stack([eeg[own].mean(0), *_control_means(eeg, epochs, own, n_controls, seed)])
     image = model.prepare_image(picture)
     score = model.score_images(responses)
@@ -77,7 +80,7 @@ def picture_maps(
     z, p = _max_z(maps[0], maps[1:])
     neural = neural_map(model.score_eeg(image), responses[0], baseline=eeg[~own].mean(0))
     return PictureMaps(
-        image=image.permute(1, 2, 0).cpu().numpy(),
+        image=image.cpu(),
         own=maps[0],
         controls=maps[1:],
         z=z,
@@ -208,6 +211,5 @@ def model_info(model: JointModel) -> mne.Info:
     info = mne.create_info(
         model.eeg_input.channels, model.eeg_input.settings["sfreq"], "eeg", verbose="error"
     )
-    montage = mne.channels.make_standard_montage("standard_1005")
-    info.set_montage(montage, match_case=False, on_missing="ignore", verbose="error")
+    info.set_montage(read_montage(), match_case=False, on_missing="ignore", verbose="error")
     return info

@@ -1,10 +1,8 @@
 """What the three tabs share: the demo they open with, and results as HTML."""
 
-import base64
 import functools
 import html
 import inspect
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import mne
     import pandas as pd
 
     from brainedit.directions import Direction
-    from brainedit.evaluation import Score
     from brainedit.generators.base import Generator
     from brainedit.joint import JointModel
-    from brainedit.report import Section
 
 HEAVY = {"concurrency_id": "heavy", "concurrency_limit": 1}  # one such job at a time, whoever asks
 PRIVATE = {"api_visibility": "private"}
@@ -147,87 +141,20 @@ def with_progress(function: Callable) -> Callable:
 # results as HTML
 
 
-def text(value: object) -> str:
-    return html.escape(str(value))
-
-
 def paragraph(words: str, kind: str = "") -> str:
     """A paragraph; kind: "", "verdict", "soft", "notice"."""
-    return f'<p class="be-{kind or "text"}">{text(words)}</p>' if words else ""
-
-
-def data_uri(picture: Any) -> str:
-    """A matplotlib figure, or an array (h, w, 3) of uint8 or of floats in 0 to 1, as a PNG inside the page."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    if hasattr(picture, "savefig"):
-        picture.savefig(buffer, format="png", dpi=140, bbox_inches="tight")
-    else:
-        array = np.asarray(picture)
-        if array.dtype != np.uint8:
-            array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
-        Image.fromarray(array).save(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return f'<p class="be-{kind or "text"}">{html.escape(words)}</p>' if words else ""
 
 
 def panels(pictures: Sequence[tuple[Any, str]], *, kind: str = "panels") -> str:
     """Pictures of equal size side by side, each under its title; they wrap on a narrow screen."""
+    from brainedit.report import data_uri
+
     cells = "".join(
-        f'<figure><figcaption>{text(title)}</figcaption><img src="{data_uri(p)}" alt="{text(title)}"></figure>'
-        for p, title in pictures
+        f'<figure><figcaption>{title}</figcaption><img src="{data_uri(p)}" alt="{title}"></figure>'
+        for p, title in ((picture, html.escape(title)) for picture, title in pictures)
     )
     return f'<div class="be-{kind}">{cells}</div>'
-
-
-def wide_figure(figure: Any, caption: str) -> str:
-    """A drawing that keeps a readable size and scrolls sideways where the screen is narrower."""
-    return (
-        f'<figure class="be-wide"><div class="be-scroll"><img src="{data_uri(figure)}" alt="{text(caption)}"></div>'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
-    )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names the rows."""
-    top = "".join(f"<th scope=col>{text(h)}</th>" for h in head)
-    body = "".join(
-        f"<tr><th scope=row>{text(row[0])}</th>" + "".join(f"<td>{text(c)}</td>" for c in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="be-scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def score_table(scores: Sequence["Score"]) -> str:
-    """Scores with interval, chance and p."""
-    rows = [
-        (
-            s.name,
-            f"{s.value:.3f}",
-            f"{s.low:.3f} to {s.high:.3f}",
-            f"{s.chance:.3f}",
-            p_text(s.p),
-            f"{s.n} {s.unit}s",
-        )
-        for s in scores
-    ]
-    return table(("", "value", "95 % interval", "chance", "p", "n"), rows)
-
-
-def p_text(p: float | None) -> str:
-    if p is None:
-        return ""
-    return "< .001" if p < 0.001 else f"{p:.3f}"
-
-
-def section_html(section: "Section") -> str:
-    """A section of a report, as the page shows it."""
-    parts = [f'<h3 class="be-head">{text(section.title)}</h3>']
-    parts += [paragraph(words) for words in section.text]
-    parts += [score_table(section.scores)] if section.scores else []
-    parts += [table(*section.table)] if section.table else []
-    parts += [wide_figure(picture, caption) for picture, caption in section.pictures]
-    return "".join(parts)
 
 
 def result_html(*parts: str) -> str:

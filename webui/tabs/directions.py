@@ -2,12 +2,11 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from brainedit.datasets.latents import read_latents
-from brainedit.report import is_simulated
+from brainedit.report import is_simulated, section_html
 from webui import guards
 from webui.tabs import (
     EXAMPLE,
@@ -18,7 +17,6 @@ from webui.tabs import (
     Demo,
     paragraph,
     result_html,
-    section_html,
     unused,
     with_progress,
 )
@@ -69,9 +67,7 @@ def find(
         raise ValueError("Say which trials are targets, for example label == 'smile'.")
     n_permutations = N_PERMUTATIONS.get(method, 99)
     settings = {"target": target, "space": space, "method": method, "scheme": scheme, "name": name}
-    found = find_direction(epochs, latents, generator, n_permutations=n_permutations, **settings)
-    origin = found.direction.provenance | {"simulated": is_simulated(epochs.metadata)}
-    return replace(found, direction=replace(found.direction, provenance=origin))
+    return find_direction(epochs, latents, generator, n_permutations=n_permutations, **settings)
 
 
 def found_html(

@@ -3,13 +3,12 @@
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brainedit.report import is_simulated
 from webui import guards
 from webui.tabs import PRIVATE, Demo, panels, paragraph, result_html
 from webui.tabs.directions import reliability_sentence
@@ -101,11 +100,9 @@ def edit_tab(demo: Demo, made: "gr.State", *, found: "gr.events.Dependency") -> 
     Returns what fills the tab when the page opens, its inputs and its outputs.
     """
     ui = _drawn(demo)
-    origin = {"simulated": is_simulated(demo.faces.metadata)}  # the saved directions come from these trials
-    saved = {n: replace(d, provenance=origin | d.provenance) for n, d in demo.directions.items()}
 
     def chosen(name: str | None, made: dict) -> tuple["Direction", "Generator"]:
-        known = {name: (d, demo.default_maker) for name, d in saved.items()} | made
+        known = {name: (d, demo.default_maker) for name, d in demo.directions.items()} | made
         if name not in known:
             raise ValueError("There is no direction yet; find one in the Directions tab.")
         return known[name][0], demo.maker(known[name][1])

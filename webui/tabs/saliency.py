@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainedit._check import pick
+from brainedit.report import figure_html, is_simulated, p_text, scores_html
 from webui import guards
 from webui.tabs import (
     EXAMPLE,
@@ -17,13 +18,10 @@ from webui.tabs import (
     PRIVATE,
     SIMULATED,
     Demo,
-    p_text,
     panels,
     paragraph,
     result_html,
-    score_table,
     unused,
-    wide_figure,
     with_progress,
 )
 
@@ -167,7 +165,7 @@ def map_html(
             "soft",
         ),
         _three_panels(maps),
-        wide_figure(brain, "Which electrode, when: integrated gradients of F with this picture."),
+        figure_html(brain, "Which electrode, when: integrated gradients of F with this picture."),
     )
 
 
@@ -185,8 +183,6 @@ def _plain(name: str | Path, *, stem: bool = True) -> str:
 
 
 def _notices(model: "JointModel", epochs: "mne.BaseEpochs", seen: bool) -> str:
-    from brainedit.report import is_simulated
-
     simulated = is_simulated(epochs.metadata)
     by_simulated = model.card["training"]["simulated"] and not simulated
     notices = (SIMULATED * simulated, MADE_ON_SIMULATED * by_simulated, MEMORISED * seen)
@@ -194,15 +190,11 @@ def _notices(model: "JointModel", epochs: "mne.BaseEpochs", seen: bool) -> str:
 
 
 def _three_panels(maps: Any) -> str:
-    import torch
-
     from saliency.plots import overlay
 
-    image = torch.as_tensor(np.array(maps.image)).float()
-    image = image if image.shape[0] == 3 else image.permute(2, 0, 1)
     limit = float(max(np.abs(maps.own).max(), np.abs(maps.controls[0]).max())) or 1.0
-    shown = [overlay(image, heat, limit=limit) for heat in (maps.own, maps.controls[0])]
-    picture = image.permute(1, 2, 0).numpy()  # (h, w, 3)
+    shown = [overlay(maps.image, heat, limit=limit) for heat in (maps.own, maps.controls[0])]
+    picture = maps.image.permute(1, 2, 0).numpy()  # (h, w, 3)
     scale = f'<div class="be-scale"><span>−{limit:.2g}</span><i></i><span>+{limit:.2g} F</span></div>'
     titles = ("Picture", "EEG", "Shuffled EEG")
     return panels(list(zip((picture, *shown), titles, strict=True))) + scale + paragraph(COVERED, "soft")
@@ -262,7 +254,7 @@ class SaliencyHandlers:
             guards.checked_picture(path)
         model, scores = train_upload(epochs, paths, n_epochs=int(n_epochs))
         name = unused(f"trained on {Path(file).name}", [*trained, DEMO_MODEL])
-        words = paragraph("Scores on the fifth that was held out:", "soft") + score_table(scores)
+        words = paragraph("Scores on the fifth that was held out:", "soft") + scores_html(scores)
         trained = trained | {name: model}
         listed = gr.update(choices=[DEMO_MODEL, *trained], value=name)
         shown = gr.update(value=result_html(words), visible=True)

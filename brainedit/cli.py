@@ -1,0 +1,289 @@
+"""The command: parses, calls one job, prints where the result lies."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="brainedit",
+    help="From EEG recorded while people look at pictures: joint embeddings, saliency maps, brain-supervised editing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train_app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train_app, name="train")
+
+Out = Annotated[Path, typer.Option("--out", help="result folder; written aside and renamed when complete")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an older result")]
+Seed = Annotated[int, typer.Option("--seed")]
+
+
+@app.command()
+def demo(out: Out = Path("demo-result"), seed: Seed = 0, overwrite: Overwrite = False) -> None:
+    """Run the whole product on a simulated world with a known truth (minutes)."""
+    from brainedit.demo import run_demo
+
+    _done(run_demo(out, seed=seed, overwrite=overwrite))
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 7860,
+    examples: Annotated[
+        Path | None, typer.Option(help="a demo result to open with; made when missing")
+    ] = None,
+) -> None:
+    """Open the web page."""
+    from brainedit.demo import ensure_demo
+    from webui.app import launch
+
+    launch(host=host, port=port, demo=ensure_demo(examples))
+
+
+@app.command()
+def epochs(
+    raw: Annotated[Path, typer.Argument(help="recording: FIF, EDF, BDF, BrainVision or EEGLAB")],
+    out: Out,
+    events: Annotated[Path | None, typer.Option(help="BIDS events.tsv with stim_file")] = None,
+    codes: Annotated[
+        Path | None, typer.Option(help="CSV of code and stim_file, for triggers or annotations")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="folder that must hold every picture")] = None,
+    tmin: Annotated[float, typer.Option(help="start, s before the picture")] = -0.2,
+    tmax: Annotated[float, typer.Option(help="end, s")] = 0.8,
+    l_freq: Annotated[float | None, typer.Option(help="high-pass, Hz")] = 0.1,
+    h_freq: Annotated[float | None, typer.Option(help="low-pass, Hz")] = 40.0,
+    notch: Annotated[float | None, typer.Option(help="mains frequency to remove: 50 or 60 Hz")] = None,
+    reference: Annotated[str, typer.Option(help="average, keep, or channel names with commas")] = "average",
+    resample: Annotated[float | None, typer.Option(help="new sampling rate, Hz")] = 250.0,
+    bads: Annotated[str, typer.Option(help="marked bad channels: keep, interpolate, drop")] = "keep",
+    eog: Annotated[str | None, typer.Option(help="eye artefacts: regress or ica")] = None,
+    reject_uv: Annotated[float | None, typer.Option(help="drop trials above this peak to peak, µV")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut a recording into epochs that name their pictures."""
+    from brainedit.jobs.epochs import make_epochs_file
+
+    chosen = reference if reference in ("average", "keep") else reference.split(",")
+    preprocessing = {"l_freq": l_freq, "h_freq": h_freq, "notch": notch, "reference": chosen}
+    preprocessing |= {"resample": resample, "bads": bads, "eog": eog}
+    _done(
+        make_epochs_file(
+            raw,
+            out,
+            events=events,
+            codes=codes,
+            images=images,
+            tmin=tmin,
+            tmax=tmax,
+            reject_uv=reject_uv,
+            overwrite=overwrite,
+            **preprocessing,
+        )
+    )
+
+
+@train_app.command("joint")
+def train_joint_command(
+    epochs: Annotated[Path, typer.Option(help="epochs (FIF) whose metadata have stimulus or label")],
+    images: Annotated[Path, typer.Option(help="folder of pictures; for labels, one folder a label")],
+    out: Out,
+    config: Annotated[str, typer.Option(help="YAML file, or a bundled one by name")] = "joint",
+    pair_by: Annotated[str, typer.Option(help="stimulus or label")] = "stimulus",
+    hold_out: Annotated[
+        str | None, typer.Option(help="test trials are apart in: stimulus, run, session, subject")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn the joint embedding and score it on trials that it has not seen."""
+    from brainedit.config import read_config
+    from brainedit.jobs.joint import train
+    from brainedit.joint import train_joint
+
+    settings = read_config(config, {"joint": train_joint})["joint"]
+    if seed is not None:
+        settings["seed"] = seed
+    _done(train(epochs, images, out, pair_by=pair_by, hold_out=hold_out, overwrite=overwrite, **settings))
+
+
+@app.command()
+def saliency(
+    model: Annotated[Path, typer.Option(help="folder of a trained model")],
+    eeg: Annotated[Path, typer.Option(help="epochs (FIF)")],
+    image: Annotated[Path, typer.Option(help="the picture")],
+    out: Out,
+    trials: Annotated[
+        str | None, typer.Option(help="query on the metadata; by default the trials of this picture")
+    ] = None,
+    method: Annotated[str, typer.Option(help="occlusion or multiscale")] = "occlusion",
+    window: Annotated[int, typer.Option(help="side of the covered square, pixels")] = 48,
+    stride: Annotated[int, typer.Option(help="its step, pixels")] = 16,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which part of a picture the response answers to, beside shuffled EEG."""
+    from brainedit.jobs.saliency import map_picture
+
+    _done(
+        map_picture(
+            _model_folder(model),
+            eeg,
+            image,
+            out,
+            trials=trials,
+            method=method,
+            window=window,
+            stride=stride,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def directions(
+    from_eeg: Annotated[Path, typer.Option(help="epochs (FIF) of an oddball")],
+    target: Annotated[str, typer.Option(help="query on the metadata that is true for targets")],
+    latents: Annotated[Path, typer.Option(help="CSV or safetensors, one row a stimulus")],
+    out: Out,
+    generator: Annotated[str, typer.Option(help="name or folder of a generator")] = "dcgan-faces",
+    model: Annotated[
+        Path | None, typer.Option(help="a joint model, which then finds the direction too")
+    ] = None,
+    space: Annotated[str, typer.Option(help="z or w")] = "z",
+    method: Annotated[str, typer.Option(help="ridge, svr, mean_difference, logistic")] = "ridge",
+    classifier: Annotated[str, typer.Option(help="lda or xdawn")] = "lda",
+    scheme: Annotated[
+        str, typer.Option(help="what a fold leaves out: run, block, subject, stimulus, task_pair")
+    ] = "run",
+    name: Annotated[str, typer.Option(help="what the direction is called")] = "",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find a direction in a generator's latent space from EEG."""
+    from brainedit.jobs.directions import direction_from_eeg
+
+    _done(
+        direction_from_eeg(
+            from_eeg,
+            out,
+            target=target,
+            generator=generator,
+            latents=latents,
+            model=_model_folder(model) if model else None,
+            space=space,
+            method=method,
+            classifier=classifier,
+            scheme=scheme,
+            name=name,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def edit(
+    direction: Annotated[Path, typer.Option(help="direction.safetensors")],
+    out: Out,
+    generator: Annotated[str, typer.Option(help="name or folder of a generator")] = "dcgan-faces",
+    strengths: Annotated[
+        str, typer.Option(help="multiples of the direction's scale, with commas")
+    ] = "-3,-2,-1,0,1,2,3",
+    latents: Annotated[Path | None, typer.Option(help="pictures to edit; new ones when not given")] = None,
+    n: Annotated[int, typer.Option("--n", help="how many new pictures")] = 6,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Move pictures along a direction."""
+    from brainedit.jobs.edit import edit_file
+
+    _done(
+        edit_file(
+            direction,
+            out,
+            generator=generator,
+            strengths=_numbers(strengths),
+            latents=latents,
+            n=n,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command("sys-info")
+def sys_info() -> None:
+    """Versions, processor, accelerator: what to paste into a bug report."""
+    import os
+    import platform
+
+    import torch
+
+    from brainedit.encoders.image import cache_folder
+    from brainedit.report import versions
+
+    for name, value in versions().items():
+        print(f"{name:14} {value}")
+    print(f"{'platform':14} {platform.platform()}")
+    print(f"{'processors':14} {os.cpu_count()} ({torch.get_num_threads()} used by torch)")
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    print(f"{'accelerator':14} {device}")
+    print(f"{'cache':14} {cache_folder()}")
+
+
+def main() -> None:
+    """Run the command; what a user can mend is one sentence and exit code 2, never a traceback."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_explained(error))
+
+
+def _explained(error: Exception) -> int:
+    """Print one sentence for an error of the user's; let a bug show its traceback."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 2
+    if hasattr(error, "format_message"):  # typer's own: a wrong option, a missing argument
+        print(f"brainedit: {error.format_message()}", file=sys.stderr)
+        return 2
+    if isinstance(error, (ValueError, FileNotFoundError, TypeError)):
+        print(f"brainedit: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"brainedit: {error.strerror or error}{where}; nothing was written.", file=sys.stderr)
+        return 2
+    raise error
+
+
+def _done(folder: Path) -> None:
+    print(f"{folder}/report.html")
+
+
+def _model_folder(path: Path) -> Path:
+    """A model, or a result folder that holds one."""
+    return path / "model" if (path / "model" / "model.json").is_file() else path
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"Strengths are numbers with commas between; {text!r} came.") from None
+
+
+if __name__ == "__main__":
+    main()
