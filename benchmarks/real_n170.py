@@ -6,6 +6,7 @@ is not known these cannot be taken out of the EEG, so a difference may be driven
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mne
@@ -49,7 +50,9 @@ def n170_dataset(folder: str | None) -> PairedDataset:
     return PairedDataset(epochs, pictures, pair_by="label")
 
 
-def person_scores(dataset: PairedDataset) -> tuple[dict[str, np.ndarray], list[tuple[JointModel, np.ndarray]]]:
+def person_scores(
+    dataset: PairedDataset,
+) -> tuple[dict[str, np.ndarray], list[tuple[JointModel, np.ndarray]]]:
     """Out-of-fold scores of one person's trials by method, and the fold's models with their unseen trials."""
     folds, f = [], np.zeros(len(dataset))
     for model, test in held_out_models(dataset, description="F"):
@@ -117,27 +120,45 @@ def category_maps(
 ) -> dict[str, dict]:
     """Map of each picture for face trials less house trials, all held out; labels permuted as the control.
 
-    F of all held-out trials of a fold goes through one occlusion run, so the map for any labelling of the
-    trials is a difference of means, averaged over folds. p: share of labellings, permuted within recordings,
-    whose largest absolute value reaches the map's.
+    F of every trial, by the model that has not seen it, goes through one occlusion run, so the map for any
+    labelling of the trials is a difference of means. The pictures themselves did train the models.
+    p: share of labellings, permuted within recordings, whose largest absolute value reaches the map's.
     """
     rng = np.random.default_rng(seed)
     face = dataset.keys == "face"
     labelled = [face] + [_permuted(face, folds, rng) for _ in range(N_PERMUTATIONS)]
     weights = np.array([k / k.sum() - ~k / (~k).sum() for k in labelled])
+    weights = weights[:, np.concatenate([np.flatnonzero(test) for _, test in folds])]
+    score = _trial_scores(dataset, folds)
     found = {}
     for name in tqdm(names, desc="maps"):
-        total = 0
-        for model, test in folds:
-            score = model.score_images(model.prepare_eeg(dataset.epochs[test]))
-            image = model.prepare_image(dataset.pictures[name])
-            maps = occlusion_map(score, image, window=WINDOW, stride=STRIDE)  # (n_test, h, w)
-            total = total + torch.tensor(weights[:, test], dtype=maps.dtype) @ maps.flatten(1)
-        maps = total.reshape(len(weights), *image.shape[1:]).numpy()
+        image = folds[0][0].prepare_image(dataset.pictures[name])
+        trials = occlusion_map(score, image, window=WINDOW, stride=STRIDE)  # (n, h, w)
+        maps = torch.tensor(weights, dtype=trials.dtype) @ trials.flatten(1)
+        maps = maps.reshape(-1, *image.shape[1:]).numpy()
         largest = np.abs(maps).max((1, 2))
         p = (1 + (largest[1:] >= largest[0]).sum()) / len(largest)
         found[name] = {"image": image, "map": maps[0], "control": maps[1], "p": float(p)}
     return found
+
+
+def _trial_scores(
+    dataset: PairedDataset, folds: list[tuple[JointModel, np.ndarray]]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Score of pictures (n, 3, h, w) -> (n, n_trials): F with each trial by the model that has not seen it.
+
+    The folds share one frozen image network, so that pictures pass through it once.
+    """
+    encoder = folds[0][0].image_encoder
+    with torch.inference_mode():
+        phi = [model.embed_eeg(model.prepare_eeg(dataset.epochs[test])) for model, test in folds]
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        features = encoder(images)
+        pairs = zip(folds, phi, strict=True)
+        return torch.cat([model.towers.embed_features(features) @ e.T for (model, _), e in pairs], 1)
+
+    return score
 
 
 def _permuted(face: np.ndarray, folds: list, rng: np.random.Generator) -> np.ndarray:

@@ -264,7 +264,7 @@ def compatibility_direction(
     n_latents: int = 5000,
     n_permutations: int = 200,
     n_gradients: int = 256,
-    batch_size: int = 64,
+    batch_size: int = 8,
     seed: int = 0,
     name: str = "",
 ) -> Direction:

@@ -39,7 +39,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 OLD_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
-
 OTHER_TYPES = {"EOG": "eog", "ECG": "ecg", "EKG": "ecg", "EMG": "emg"}
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIF_MAGIC = bytes.fromhex("000000640000001f")
-
 STARTS = {
     FIF_MAGIC: "FIF",
     b"0       ": "EDF",

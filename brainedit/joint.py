@@ -25,7 +25,6 @@ from brainedit.encoders.image import (
     make_image_encoder,
     picture_tensor,
     resize,
-    weights_sha256,
 )
 from brainedit.losses import LOSSES
 from brainedit.training import fit
@@ -206,9 +205,9 @@ def load_joint(path: str | Path, *, device: str = "cpu") -> JointModel:
         lost = [k for k in missing.missing_keys if model._is_saved(k)] + missing.unexpected_keys
         if lost:
             raise ValueError(f"{lost[0]} is missing or unknown")
-        encoder.sha256 = weights_sha256(encoder.network)
-        if encoder.sha256 != card["image_encoder"]["sha256"]:
+        if bundled and encoder.sha256 != card["image_encoder"]["sha256"]:
             raise ValueError("its image encoder has other weights than when it was trained")
+        encoder.sha256 = card["image_encoder"]["sha256"]
     except Exception as error:  # damaged JSON, safetensors and states fail in many ways
         reason = textwrap.shorten(str(error), 200)
         raise ValueError(f"The model in {path} cannot be read ({reason}); train or copy it again.") from error

@@ -202,9 +202,9 @@ def _splits(
         if not train.any():
             raise ValueError(f"Person {str(who)!r} has fold {str(name)!r} alone; a person needs two or more.")
         if is_target[train].all() or not is_target[train].any():
-            kind = "targets" if is_target[train].any() else "no target"
+            share = "all" if is_target[train].any() else "none"
             raise ValueError(
-                f"Without fold {name!r} there are {kind} only to train on; choose another scheme."
+                f"Without fold {str(name)!r} {share} of the trials to train on are targets; choose another scheme."
             )
         yield train, test
 

@@ -61,7 +61,9 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """result.json and report.html into a folder."""
-        (folder / "result.json").write_text(json.dumps(self._record(), indent=1, default=_plain) + "\n")
+        text = json.dumps(self._record(), default=_plain)
+        record = json.loads(text, parse_constant=lambda _: None)  # JSON knows no NaN
+        (folder / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "report.html").write_text(_page(self), encoding="utf-8")
 
     def _record(self) -> dict:
@@ -109,13 +111,14 @@ def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
 
 def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, or of a folder's files in the order of their names."""
-    digest, path = hashlib.sha256(), Path(path)
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode())
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    """The sha256 of a file, or of the names and contents of a folder's files in the order of their names."""
+    path = Path(path)
+    if not path.is_dir():
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}".encode())
     return digest.hexdigest()
 
 

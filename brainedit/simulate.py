@@ -34,11 +34,8 @@ CHANNELS = (
     "TP9", "CP5", "CP1", "CP2", "CP6", "TP10", "P7", "P3", "Pz", "P4", "P8", "PO9", "O1", "Oz", "O2", "PO10",
 )
 # fmt: on
-
 P300 = {"Pz": 1.0, "P3": 0.5, "P4": 0.5, "CPz": 0.5}  # relative moments of dipoles below these electrodes
-
 P300_PEAK, P300_WIDTH = 0.4, 0.09  # s; the width is a standard deviation
-
 CODE_WINDOW = (0.08, 0.45)  # s, when the passive response depends on the picture
 
 

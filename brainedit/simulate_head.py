@@ -11,7 +11,6 @@ import scipy.fft
 from brainedit.montage import read_montage
 
 BLINK_UV = 100.0
-
 VISUAL = (  # peak (s), width (s), height (µV at its largest electrode), electrodes above the dipoles
     (0.10, 0.016, 4.0, ("O1", "Oz", "O2")),
     (0.17, 0.022, -6.0, ("PO7", "PO8")),

@@ -220,6 +220,16 @@ def test_damaged_bytes_give_a_picture_or_one_sentence(tmp_path, kind):
     assert all("damaged" in sentence for sentence in told)
 
 
+@pytest.mark.parametrize(("tag", "turned"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path, tag, turned):
+    stored = np.zeros((20, 30, 3), np.uint8)
+    stored[:10, :10] = 255  # the stored top left
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "photo.png"), np.rot90(stored, turned))
+
+
 def test_the_whole_picture_is_kept(tmp_path):
     """Left half black, right half white, three times as wide as high: nothing is cropped, nothing turned."""
     wide = np.zeros((40, 120, 3), np.uint8)

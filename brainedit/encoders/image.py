@@ -31,12 +31,13 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.name = name
         self.size = size
-        self.network = network.eval().requires_grad_(False)
+        self.sha256 = weights_sha256(network)
+        network = network.eval().requires_grad_(False)
+        self.network = _folded(network).to(memory_format=torch.channels_last)  # half the time on a processor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         with torch.no_grad():
             self.n_features = self(torch.zeros(1, 3, size, size)).shape[1]
-        self.sha256 = weights_sha256(self.network)
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Stays in evaluation mode: the network is frozen."""
@@ -45,6 +46,26 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         features = self.network((image - self.mean) / self.std)
         return features.mean((2, 3)) if features.ndim == 4 else features
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """EfficientNet-Lite0 with its batch norms folded into the convolutions before them; others as they are."""
+    if isinstance(network, _EfficientNetLite0):
+        lite = network.network
+        _fold(lite, "_conv_stem", "_bn0")
+        _fold(lite, "_conv_head", "_bn1")
+        for block in lite._blocks:
+            if hasattr(block, "_expand_conv"):
+                _fold(block, "_expand_conv", "_bn0")
+            _fold(block, "_depthwise_conv", "_bn1")
+            _fold(block, "_project_conv", "_bn2")
+    return network
+
+
+def _fold(module: nn.Module, conv: str, norm: str) -> None:
+    fused = torch.nn.utils.fusion.fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+    setattr(module, conv, fused.requires_grad_(False))
+    setattr(module, norm, nn.Identity())
 
 
 class _EfficientNetLite0(nn.Module):
@@ -257,7 +278,7 @@ def image_features(
     encoder: ImageEncoder,
     pictures: Mapping[str, str | Path | np.ndarray],
     *,
-    batch_size: int = 16,
+    batch_size: int = 4,
     progress: bool = True,
 ) -> Tensor:
     """Features (n, n_features) of named pictures in their order, computed once for each content.

@@ -39,8 +39,10 @@ def edit_file(
     else:
         table = read_latents(latents)
         names = [str(name) for name in table.index]
-        start = torch.from_numpy(table.to_numpy(np.float32)).reshape(len(table), *maker.latent_shape(space))
-    images = editing.edit(maker, start, [(move, list(strengths))], space=space).detach()
+        start = torch.from_numpy(np.array(table, np.float32)).reshape(len(table), *maker.latent_shape(space))
+    moves = [(move, list(strengths))]
+    moved = editing.edit_latents(maker, start, moves, space=space)  # (n, k, ...)
+    images = editing.edit(maker, start, moves, space=space).detach()
     result = Result(
         job="edit",
         title=f"Edited: {move.name}",
@@ -48,6 +50,7 @@ def edit_file(
         settings={"strengths": list(strengths), "seed": seed, "space": space},
         inputs={"direction": direction} | ({"latents": latents} if latents else {}),
         figures={"reliability": move.reliability, "provenance": move.provenance},
+        simulated=bool(move.provenance.get("simulated")),
     )
     rows = list(zip(names, images.numpy(), strict=True))
     result.sections.append(
@@ -56,6 +59,7 @@ def edit_file(
     with result_folder(out, overwrite=overwrite) as folder:
         for i, strip in enumerate(images):
             editing.grid_image(strip, columns=len(strip), zoom=2).save(folder / f"strip_{i:03d}.png")
+        np.save(folder / "latents.npy", moved.cpu().numpy())
         (folder / "names.json").write_text(json.dumps(names))
         result.write(folder)
     return Path(out)

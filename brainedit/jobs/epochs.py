@@ -5,7 +5,7 @@ from pathlib import Path
 from brainedit import figures
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import events_from_annotations, make_epochs, preprocess, read_events, read_raw
-from brainedit.report import Result, Section, result_folder
+from brainedit.report import Result, Section, is_simulated, result_folder
 
 
 def make_epochs_file(
@@ -49,6 +49,7 @@ def make_epochs_file(
         settings={"tmin": tmin, "tmax": tmax, "reject_uv": reject_uv} | preprocessing,
         inputs={"raw": raw, "events": events if events is not None else codes},
         figures={"n_trials": len(epochs), "n_dropped": len(table) - len(epochs)},
+        simulated=is_simulated(epochs.metadata),
     )
     result.sections.append(
         Section(

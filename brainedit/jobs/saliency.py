@@ -1,5 +1,6 @@
 """Which part of a picture, which electrode, when: maps with their shuffled-EEG controls."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
             "The epochs do not name their pictures; choose trials by a query, e.g. \"label == 'face'\"."
         )
     names = epochs.metadata["stimulus"].astype(str)
-    path = Path(image).resolve().as_posix()
+    path = Path(os.path.abspath(image)).as_posix()  # links are kept: DataLad's lead to other names
     own = names.map(lambda name: path == name or path.endswith("/" + name)).to_numpy()
     if not own.any():
         raise ValueError(
