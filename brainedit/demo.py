@@ -124,7 +124,12 @@ def _saliency(
     result.figures["peak_hits"] = {"own": hits.value, "shuffled": shuffled.value}
     name = averages.keys[0]
     maps = picture_maps(
-        model, held_out.epochs, held_out.pictures[name], held_out.keys == name, window=WINDOW, stride=STRIDE
+        model,
+        held_out.epochs,
+        held_out.pictures[name],
+        held_out.keys == name,
+        window=WINDOW,
+        stride=STRIDE // 2,
     )
     sections = saliency_sections(model, maps, box=boxes[name])
     truth = viewing.truth.loc[name]

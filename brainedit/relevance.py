@@ -37,7 +37,8 @@ def score_trials(
         "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (the metadata column of that
         name where both poles of a pair share a value, else each `task`)
     tmin, tmax, n_windows : the windows, s. The published settings are 25 in -.2 to .9 and 5 in 0 to .5
-        (Davis et al. 2022), 7 in .05 to .8 (Kangassalo et al. 2020); the default is 50 ms in 0 to .8.
+        (Davis et al. 2022), 7 in .05 to .8 (Kangassalo et al. 2020); the default is 16 in 0 to .75 (47 ms
+        each, 12 samples at 256 Hz).
         A window that the epochs do not hold is cut, not padded
 
     Returns one row per trial in the order of the epochs: stimulus, subject, task, fold, probability (0 to 1),

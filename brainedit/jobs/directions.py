@@ -160,8 +160,9 @@ def direction_sections(
             f"{r['strength']:.3f}",
             f"{r['null_strength']:.3f}",
         ),
-        ("split-half cosine, by picture", f"{r['split_half']:.3f}", "0"),
-        ("the same at all pictures (Spearman-Brown)", f"{r['split_half_full']:.3f}", "0"),
+        ("split-half cosine, by picture", f"{r['split_half']:.3f}", ""),
+        ("the same at all pictures (Spearman-Brown)", f"{r['split_half_full']:.3f}", ""),
+        ("cosine of permuted directions with it, 95 %", "", _band(r["null_band"])),
     ]
     sure = r["p"] < 0.05
     verdict = (
@@ -213,9 +214,10 @@ def compatibility_section(by_model: Direction, brain: Direction, generator: Gene
     images = edit(generator, latents, [(by_model, STRENGTHS)], space=by_model.space).detach().numpy()
     rows = [
         ("strength of F's difference", f"{r['strength']:.4f}", f"{r['null_strength']:.4f}"),
-        ("split-half cosine, by trial", f"{r['split_half']:.3f}", "0"),
+        ("split-half cosine, by trial", f"{r['split_half']:.3f}", ""),
         ("cosine to the mean gradient through the generator", f"{r['gradient_cosine']:.3f}", ""),
-        ("cosine to the direction from relevance", f"{cosine:.3f}", "0"),
+        ("cosine to the direction from relevance", f"{cosine:.3f}", ""),
+        ("cosine of its permuted directions with it, 95 %", "", _band(r["null_band"])),
     ]
     return Section(
         "The same question asked of F",
@@ -228,3 +230,7 @@ def compatibility_section(by_model: Direction, brain: Direction, generator: Gene
             (figures.strips_figure([(by_model.name, i) for i in images], STRENGTHS), "Edited along it.")
         ],
     )
+
+
+def _band(band: tuple[float, float]) -> str:
+    return f"{band[0]:.3f} to {band[1]:.3f}"

@@ -182,9 +182,9 @@ def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
 def saliency_sections(model: JointModel, maps: PictureMaps, *, box: tuple | None = None) -> list[Section]:
     """Picture, map, shuffled-EEG map; then electrodes and times."""
     verdict = (
-        "The map differs from those of other responses."
+        "The map differs from those that other responses give for this picture."
         if maps.p < 0.05
-        else "The map does not differ from those of other responses: it says nothing about this one."
+        else "By itself this map cannot be told from those that other responses give for this picture."
     )
     figure = saliency_figure(maps.image, maps.own, maps.controls[0], box=box, unit="F")
     brain = neural_figure(maps.neural, model_info(model), model.eeg_input.settings["tmin"], unit="F")
