@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test ui lint clean
 .DELETE_ON_ERROR:

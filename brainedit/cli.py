@@ -241,7 +241,10 @@ def sys_info() -> None:
 def main() -> None:
     """Run the command; what a user can mend is one sentence and exit code 2, never a traceback."""
     import logging
+    import os
 
+    # threads that wait sleep instead of spinning: twice as fast beside other work, read before torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         app(standalone_mode=False)
