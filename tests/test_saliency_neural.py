@@ -125,8 +125,8 @@ def test_one_trial_a_batch_and_the_maps_agree(method):
 
 
 def test_occlusion_depends_on_the_seed_alone():
-    state = torch.get_rng_state()
     net, eeg = small_net(), recording()
+    state = torch.get_rng_state()
     first = neural_maps(net, eeg, method="occlusion", batch_size=5)
     torch.testing.assert_close(neural_maps(net, eeg, method="occlusion", batch_size=64), first)
     assert not torch.allclose(neural_maps(net, eeg, method="occlusion", seed=1), first)
