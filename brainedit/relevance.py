@@ -23,7 +23,7 @@ def score_trials(
     method: str = "lda",
     scheme: str = "run",
     tmin: float = 0.0,
-    tmax: float = 0.8,
+    tmax: float = 0.75,
     n_windows: int = 16,
     seed: int = 0,
 ) -> pd.DataFrame:

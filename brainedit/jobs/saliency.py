@@ -181,11 +181,6 @@ def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
 
 def saliency_sections(model: JointModel, maps: PictureMaps, *, box: tuple | None = None) -> list[Section]:
     """Picture, map, shuffled-EEG map; then electrodes and times."""
-    verdict = (
-        "The map differs from those that other responses give for this picture."
-        if maps.p < 0.05
-        else "By itself this map cannot be told from those that other responses give for this picture."
-    )
     figure = saliency_figure(maps.image, maps.own, maps.controls[0], box=box, unit="F")
     brain = neural_figure(maps.neural, model_info(model), model.eeg_input.settings["tmin"], unit="F")
     caption = (
@@ -195,7 +190,9 @@ def saliency_sections(model: JointModel, maps: PictureMaps, *, box: tuple | None
     return [
         Section(
             "Which part of the picture",
-            [f"{verdict} Largest |z| against {len(maps.controls)} maps of other EEG: p = {maps.p:.3f}."],
+            [
+                f"{map_verdict(maps)} Largest |z| against {len(maps.controls)} maps of other EEG: p = {maps.p:.3f}."
+            ],
             pictures=[(figure, caption)],
         ),
         Section(
@@ -205,6 +202,13 @@ def saliency_sections(model: JointModel, maps: PictureMaps, *, box: tuple | None
             ],
         ),
     ]
+
+
+def map_verdict(maps: PictureMaps) -> str:
+    """One sentence: is this map unlike those that other responses give for the same picture?"""
+    if maps.p < 0.05:
+        return "The map differs from those that other responses give for this picture."
+    return "By itself this map cannot be told from those that other responses give for this picture."
 
 
 def model_info(model: JointModel) -> mne.Info:

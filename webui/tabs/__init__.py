@@ -67,7 +67,9 @@ class Demo:
         """Saved directions by the name they are listed under."""
         from brainedit.directions import Direction
 
-        found = [Direction.load(path) for path in sorted((self.root / "directions").glob("*.safetensors"))]
+        files = sorted((self.root / "directions").glob("*.safetensors"))
+        found = [Direction.load(path) for path in files]
+        found.sort(key=lambda d: d.reliability is None)  # what was measured comes first
         return {unused(d.name or "unnamed", [x.name for x in found[:i]]): d for i, d in enumerate(found)}
 
     @cached_property

@@ -141,7 +141,7 @@ def map_html(
 
     Raises ValueError when no trial is chosen, or the epochs do not fit the model.
     """
-    from brainedit.jobs.saliency import model_info, picture_maps
+    from brainedit.jobs.saliency import map_verdict, model_info, picture_maps
     from brainedit.relevance import target_mask
     from saliency.plots import neural_figure
 
@@ -152,14 +152,11 @@ def map_html(
     else:
         own = target_mask(epochs.metadata, query)
     maps = picture_maps(model, epochs, picture, own, **settings)
-    verdict = "The map differs from those of other responses"
-    if maps.p >= 0.05:
-        verdict = "The map does not differ from those of other responses: it says nothing about this one"
     seen = stimulus is not None and stimulus in model.card["training"]["stimuli"]
     brain = neural_figure(maps.neural, model_info(model), model.eeg_input.settings["tmin"], unit="F")
     return result_html(
         _notices(model, epochs, seen),
-        paragraph(f"{verdict} (p = {p_text(maps.p)}).", "verdict"),
+        paragraph(f"{map_verdict(maps)} p = {p_text(maps.p)}.", "verdict"),
         paragraph(
             f"Mean of {maps.n_trials} trials; largest |z| against {len(maps.controls)} maps of other EEG.",
             "soft",
