@@ -107,6 +107,44 @@ def auc_difference(
     return Score("difference of AUC", value, len(target), "trial", 0.0, low, high)
 
 
+def accuracy_score(
+    own: np.ndarray,
+    chosen: np.ndarray,
+    *,
+    name: str = "accuracy",
+    within: np.ndarray | None = None,
+    n_permutations: int = 2000,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+) -> Score:
+    """Share of trials whose category was chosen, with a bootstrap interval over trials and a permutation p.
+
+    own, chosen : (n,) categories; chance is what permuted categories give, so unequal numbers are no gain
+    within : (n,) group inside which categories were randomised; they are permuted inside it
+    """
+    own, chosen = np.asarray(own), np.asarray(chosen)
+    if len(own) == 0 or own.shape != chosen.shape:
+        raise ValueError(
+            f"Accuracy needs a choice for each of one or more trials; got {chosen.shape} for {own.shape}."
+        )
+    rng = np.random.default_rng(seed)
+    null = np.array([(_permuted(own, within, rng) == chosen).mean() for _ in range(n_permutations)])
+    hit = own == chosen
+    low, high = _bootstrap(lambda i: float(hit[i].mean()), len(hit), None, n_bootstrap, rng)
+    return Score(
+        name=name,
+        value=float(hit.mean()),
+        n=len(hit),
+        unit="trial",
+        chance=float(null.mean()),
+        low=low,
+        high=high,
+        p=permutation_p(float(hit.mean()), null),
+        n_permutations=n_permutations,
+        permuted="categories" if within is None else "categories within recordings",
+    )
+
+
 def proportion_score(hits: np.ndarray, *, name: str, chance: float, unit: str) -> Score:
     """Share of hits with the Clopper-Pearson interval and the one-sided binomial p against chance.
 

@@ -222,3 +222,19 @@ def test_permutation_moves_whole_pictures():
 def test_a_group_with_two_pictures_is_refused():
     with pytest.raises(ValueError, match="group 's1' has several"):
         retrieval_score(np.eye(4), np.arange(4), groups=np.array(["s1", "s1", "s2", "s2"]))
+
+
+def test_accuracy_of_right_choices_and_of_the_more_frequent_category():
+    from brainedit.evaluation import accuracy_score
+
+    own = np.repeat([0, 1, 2], [60, 20, 20])
+    right = accuracy_score(own, own)
+    assert right.value == 1
+    assert right.chance == pytest.approx(0.6**2 + 2 * 0.2**2, abs=0.01)  # sum of squared shares
+    assert right.p == pytest.approx(1 / 2001)
+    lazy = accuracy_score(own, np.zeros(100))
+    assert lazy.value == pytest.approx(0.6)
+    assert lazy.chance == pytest.approx(0.6)
+    assert lazy.p == 1
+    with pytest.raises(ValueError, match=r"got \(2,\) for \(3,\)"):
+        accuracy_score(np.zeros(3), np.zeros(2))

@@ -213,3 +213,32 @@ def test_a_job_that_fails_leaves_nothing_behind(world, found, tmp_path):
     with pytest.raises(ValueError, match="is damaged or no direction"):
         edit_file(world.root / "events.tsv", out, generator=str(world.root / "generator"))
     assert list(tmp_path.iterdir()) == []
+
+
+def by_label(n_labels, root):
+    """Epochs whose pictures are known by category only; each category has its response at one electrode."""
+    rng = np.random.default_rng(0)
+    labels = np.tile([f"kind{i}" for i in range(n_labels)], 40)
+    data = rng.normal(size=(len(labels), len(CHANNELS), 100))
+    data[np.arange(len(labels)), np.arange(len(labels)) % n_labels, 30:60] += 2
+    epochs = mne.EpochsArray(
+        data * 1e-6, mne.create_info(list(CHANNELS), 100.0, "eeg"), tmin=-0.2, verbose="error"
+    )
+    epochs.metadata = pd.DataFrame({"label": labels, "run": np.arange(len(labels)) * 4 // len(labels)})
+    epochs.save(root / "labels-epo.fif", verbose="error")
+    for i, color in enumerate(("crimson", "teal", "gold")[:n_labels]):
+        for j in range(3):
+            (root / "pictures" / f"kind{i}").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32 + j), color).save(root / "pictures" / f"kind{i}" / f"{j}.png")
+    return root / "labels-epo.fif", root / "pictures"
+
+
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_trials_known_by_category_are_scored_on_a_recording_left_out(tmp_path, n_labels):
+    epochs, pictures = by_label(n_labels, tmp_path)
+    out = train(epochs, pictures, tmp_path / "out", pair_by="label", n_epochs=20, n_dims=16, progress=False)
+    own, control = record_of(out)["scores"]
+    assert own["chance"] == pytest.approx(1 / n_labels, abs=0.05)
+    assert own["value"] > 0.9
+    assert own["p"] < 0.01
+    assert control["low"] < own["chance"] < control["high"]

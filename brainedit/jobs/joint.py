@@ -14,7 +14,7 @@ from brainedit.audit import split_trials
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.eeg import read_epochs
 from brainedit.encoders.image import read_picture
-from brainedit.evaluation import auc_score, retrieval_score
+from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
 from brainedit.joint import JointModel, train_joint
 from brainedit.report import Result, Section, is_simulated, result_folder
 
@@ -104,35 +104,46 @@ def evaluation_sections(model: JointModel, test: PairedDataset, *, hold_out: str
 
 def _label_section(model: JointModel, test: PairedDataset, hold_out: str) -> Section:
     labels = sorted(set(test.keys))
-    if len(labels) != 2:
-        raise ValueError(f"Held-out trials of two labels can be scored; these have {', '.join(labels)}.")
-    score = label_scores(model, test, labels)
-    target = test.keys == labels[1]
+    if len(labels) < 2:
+        raise ValueError(f"The held-out trials are all {labels[0]!r}; hold out more, or by something else.")
+    theta = _label_embeddings(model, test, labels)
+    compatibility = _compatibility(model, test, theta)
     within = _randomised_within(test.metadata)
-    shuffled = np.random.default_rng(0).permutation(score)
-    return Section(
-        f"Does F tell {labels[1]} from {labels[0]}?",
-        [
-            f"{len(test)} trials, apart from training by {hold_out}. The score of a trial is F with the mean "
-            f"embedding of the pictures of {labels[1]} less that of {labels[0]}. Which picture was seen is not "
-            "known, so nothing is claimed about single pictures.",
-        ],
-        [
-            auc_score(target, score, name="F, seen category against the other", within=within),
-            auc_score(target, shuffled, name="control: shuffled EEG", within=within),
-        ],
+    shuffled = np.random.default_rng(0).permutation(len(test))
+    lead = (
+        f"{len(test)} trials, apart from training by {hold_out}. F compares each with the mean embedding of "
+        "the pictures of each label. Which picture was seen is not known, so nothing is claimed about single "
+        "pictures."
     )
+    if len(labels) == 2:
+        score, target = compatibility[:, 1] - compatibility[:, 0], test.keys == labels[1]
+        scores = [
+            auc_score(target, score, name="F, seen category against the other", within=within),
+            auc_score(target, score[shuffled], name="control: shuffled EEG", within=within),
+        ]
+    else:
+        own, best = _columns(test.keys, labels), compatibility.argmax(1)
+        scores = [
+            accuracy_score(own, best, name=f"F, best of {len(labels)} categories", within=within),
+            accuracy_score(own, best[shuffled], name="control: shuffled EEG", within=within),
+        ]
+    return Section(f"Does F tell {', '.join(labels)} apart?", [lead], scores)
 
 
 def label_scores(model: JointModel, dataset: PairedDataset, labels: Sequence[str]) -> np.ndarray:
     """F of each trial with the second label's mean picture embedding less the first's, (n,)."""
-    means = [
-        model.embed_pictures({name: dataset.pictures[name] for name in dataset.candidates(label)}).mean(0)
-        for label in labels
-    ]
-    with torch.inference_mode():
-        phi = model.embed_eeg(model.prepare_eeg(dataset.epochs))
-        return (phi @ (means[1] - means[0])).cpu().numpy()
+    compatibility = _compatibility(model, dataset, _label_embeddings(model, dataset, labels))
+    return compatibility[:, 1] - compatibility[:, 0]
+
+
+def _label_embeddings(model: JointModel, dataset: PairedDataset, labels: Sequence[str]) -> torch.Tensor:
+    """The mean embedding of each label's pictures, (n_labels, n_dims)."""
+    return torch.stack(
+        [
+            model.embed_pictures({name: dataset.pictures[name] for name in dataset.candidates(label)}).mean(0)
+            for label in labels
+        ]
+    )
 
 
 def _compatibility(model: JointModel, dataset: PairedDataset, theta: torch.Tensor) -> np.ndarray:
