@@ -199,7 +199,7 @@ def _faces(folder: Path, result: Result, generator: Generator, measure: Judge, s
     )
     result.sections.append(_faces_section(oddball, generator, measure))
     sections = direction_sections(found, oddball.epochs, generator, target=TARGET)
-    sections.append(_effect_section(oddball, found, explicit, generator, measure, result))
+    sections.append(_effect_section(oddball, found, by_f, explicit, generator, measure, result))
     sections.append(compatibility_section(by_f, found.direction, generator))
     result.sections += sections
     result.figures["relevance_auc"] = found.auc.value
@@ -287,6 +287,7 @@ def _faces_section(oddball: _Oddball, generator: Generator, measure: Judge) -> S
 def _effect_section(
     oddball: _Oddball,
     found: FoundDirection,
+    by_f: Direction,
     explicit: Direction,
     generator: Generator,
     measure: Judge,
@@ -310,6 +311,7 @@ def _effect_section(
     effects = {
         "brain": change(found.direction),
         "labels of the judge": change(explicit),
+        "by F": change(by_f),
         "shuffled EEG": np.array(controls),
     }
     result.figures["change_at_3_sd"] = {
@@ -320,7 +322,8 @@ def _effect_section(
         f"How much {ATTRIBUTE} an edit adds",
         [
             f"Edited by +3 SD, 40 new faces gain {brain:+.2f} SD of the judge's score along the brain's direction, "
-            f"{labels:+.2f} SD along the direction from the judge's own labels of the same faces.",
+            f"{labels:+.2f} SD along the direction from the judge's own labels of the same faces, and "
+            f"{effects['by F'][-1]:+.2f} SD along the direction found by F (below), which saw half of the faces.",
             "The judge who labelled also measures, so this is a check of the machinery, not of smiles.",
         ],
         pictures=[

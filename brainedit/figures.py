@@ -6,7 +6,7 @@ import mne
 import numpy as np
 from matplotlib.figure import Figure
 
-INK, SOFT, ACCENT, CALM = "#1d2430", "#8a92a0", "#b3452c", "#2f6f9f"
+INK, SOFT, ACCENT, CALM, GOLD = "#1d2430", "#8a92a0", "#b3452c", "#2f6f9f", "#b58a1b"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -139,7 +139,7 @@ def effect_figure(effects: dict[str, np.ndarray], strengths: Sequence[float], *,
     """Mean measured change over strengths, one line an arm; arrays (n_arms_draws, k), a band where many."""
     figure = new_figure(4.8, 2.8)
     axes = figure.add_subplot()
-    for (name, values), color in zip(effects.items(), (ACCENT, CALM, SOFT), strict=False):
+    for (name, values), color in zip(effects.items(), (ACCENT, CALM, GOLD, SOFT), strict=False):
         values = np.atleast_2d(values)
         axes.plot(strengths, values.mean(0), color=color, lw=1.8, label=name)
         if len(values) > 1:
