@@ -245,6 +245,7 @@ def main() -> None:
 
     # threads that wait sleep instead of spinning: twice as fast beside other work, read before torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("MNE_LOGGING_LEVEL", "warning")  # MNE tells its steps on standard output
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         app(standalone_mode=False)

@@ -81,6 +81,16 @@ class Result:
         }
 
 
+def check_out(out: str | Path, *, overwrite: bool = False) -> None:
+    """Raises ValueError when `out` exists and may not be replaced; a job asks before its work."""
+    out = Path(out)
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / "result.json").is_file():
+            raise ValueError(f"{out} exists and is no result of brainedit; choose another --out.")
+        if not overwrite:
+            raise ValueError(f"{out} holds an older result; choose another --out or add --overwrite.")
+
+
 @contextmanager
 def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write into, renamed to `out` when the block ends without an error.
@@ -91,11 +101,7 @@ def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     Raises ValueError when `out` exists and may not be replaced.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / "result.json").is_file():
-            raise ValueError(f"{out} exists and is no result of brainedit; choose another --out.")
-        if not overwrite:
-            raise ValueError(f"{out} holds an older result; choose another --out or add --overwrite.")
+    check_out(out, overwrite=overwrite)
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)

@@ -19,7 +19,7 @@ from brainedit.generators.load import load_generator
 from brainedit.jobs.edit import STRENGTHS
 from brainedit.joint import load_joint
 from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
-from brainedit.report import Result, Section, is_simulated, result_folder
+from brainedit.report import Result, Section, check_out, is_simulated, result_folder
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def direction_from_eeg(
     latents : CSV or safetensors, one row a stimulus
     model : a joint model; then F finds the direction too, and the trials must not have trained it
     """
+    check_out(out, overwrite=overwrite)
     recording, maker = read_epochs(epochs), load_generator(generator)
     found = find_direction(
         recording,

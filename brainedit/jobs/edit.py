@@ -11,7 +11,7 @@ from brainedit import editing, figures
 from brainedit.datasets.latents import read_latents
 from brainedit.directions import Direction
 from brainedit.generators.load import load_generator
-from brainedit.report import Result, Section, result_folder
+from brainedit.report import Result, Section, check_out, result_folder
 
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
@@ -31,6 +31,7 @@ def edit_file(
 
     latents : CSV or safetensors, one row a picture; n new ones from `seed` when None
     """
+    check_out(out, overwrite=overwrite)
     maker, move = load_generator(generator), Direction.load(direction)
     space = move.space
     if latents is None:

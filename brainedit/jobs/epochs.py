@@ -5,7 +5,7 @@ from pathlib import Path
 from brainedit import figures
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import events_from_annotations, make_epochs, preprocess, read_events, read_raw
-from brainedit.report import Result, Section, is_simulated, result_folder
+from brainedit.report import Result, Section, check_out, is_simulated, result_folder
 
 
 def make_epochs_file(
@@ -29,6 +29,7 @@ def make_epochs_file(
 
     Returns the result folder.
     """
+    check_out(out, overwrite=overwrite)
     if (events is None) == (codes is None):
         raise ValueError("Give either events (a BIDS events.tsv) or codes (a CSV of code and picture).")
     recording = read_raw(raw)

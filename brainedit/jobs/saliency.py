@@ -14,7 +14,7 @@ from brainedit.eeg import read_epochs
 from brainedit.joint import JointModel, load_joint
 from brainedit.montage import read_montage
 from brainedit.relevance import target_mask
-from brainedit.report import Result, Section, is_simulated, result_folder
+from brainedit.report import Result, Section, check_out, is_simulated, result_folder
 from saliency.image import multiscale_map, occlusion_map
 from saliency.neural import neural_map
 from saliency.plots import neural_figure, saliency_figure
@@ -136,6 +136,7 @@ def map_picture(
         `stimulus` is the picture's name
     method, window, stride : see `picture_maps`; pixels at the model's input size
     """
+    check_out(out, overwrite=overwrite)
     joint, recording = load_joint(model), read_epochs(epochs)
     own = target_mask(recording.metadata, trials) if trials else trials_of(recording, image)
     maps = picture_maps(joint, recording, image, own, method=method, window=window, stride=stride, seed=seed)
