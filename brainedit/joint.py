@@ -287,6 +287,7 @@ def train_joint(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         seed=seed,
+        identity=_identity(model, dataset, loss, batch_size, average_repeats),
         checkpoint=checkpoint,
         description=f"joint embedding ({eeg_encoder})",
         progress=progress,
@@ -324,6 +325,16 @@ def _training_card(dataset: PairedDataset, *, loss: str, n_epochs: int, seed: in
         "keys": sorted(set(dataset.keys)),
         "simulated": bool("simulated" in metadata and metadata["simulated"].any()),
     }
+
+
+def _identity(model: JointModel, dataset: PairedDataset, *settings: object) -> str:
+    """A digest of the trials, their pairing and the model's card: a run on others is another run.
+
+    Without it a checkpoint left by a run on another split would bring its trials into this one.
+    """
+    digest = hashlib.sha256(json.dumps([model.card, *settings, list(dataset.keys)]).encode())
+    digest.update(model.sketches.cpu().numpy().round(4).tobytes())
+    return digest.hexdigest()
 
 
 class _Batches:

@@ -26,6 +26,7 @@ def fit(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
     seed: int = 0,
+    identity: str = "",
     checkpoint: str | Path | None = None,
     description: str = "training",
     progress: bool = True,
@@ -34,6 +35,7 @@ def fit(
 
     loss : one batch's items -> scalar
     batches : a generator, seeded for the epoch -> the epoch's batches (tuples)
+    identity : what else the run depends on (data, loss, batches), as a digest; a checkpoint of another is refused
     checkpoint : a safetensors file, rewritten after each epoch and read when it exists. An epoch's random
         numbers depend on the seed and the epoch alone, so a run that was killed ends with the same weights.
 
@@ -45,6 +47,7 @@ def fit(
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "seed": seed,
+        "identity": identity,
     }
     trained = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=weight_decay)

@@ -145,6 +145,14 @@ def test_a_killed_training_ends_with_the_same_weights(viewing, pictures, tmp_pat
 # saved and read
 
 
+@pytest.mark.parametrize("other", [{"trials": list(range(40))}, {"loss": "triplet"}, {"batch_size": 7}])
+def test_a_checkpoint_of_another_run_is_not_continued(viewing, pictures, tmp_path, other):
+    settings = {"n_epochs": 2, "checkpoint": tmp_path / "c.safetensors"}
+    train(viewing, pictures, **settings)
+    with pytest.raises(ValueError, match="identity"):
+        train(viewing, pictures, **settings, **other)
+
+
 @pytest.fixture
 def saved(model, tmp_path):
     model.save(tmp_path / "model")
