@@ -2,24 +2,26 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-SPACES = ("z", "w", "w+")
+SPACES = ("z", "w", "w+", "s")
+Noise = str | Sequence[Tensor]
 
 
 class Generator(nn.Module, ABC):
     """A network that turns latents into RGB pictures.
 
     A subclass sets the attributes below and writes `raw_images`; one with a mapping network also
-    writes `map` and `mean_w`.
+    writes `map` and `mean_w`, one with a style space `styles`.
 
     name : what it is called in results
-    spaces : the latent spaces it takes, out of "z", "w", "w+"
-    z_dim, w_dim, n_layers : widths; w_dim and n_layers are 0 where there is no w
+    spaces : the latent spaces it takes, out of "z", "w", "w+" and "s" (all channel-wise styles in a row)
+    z_dim, w_dim, n_layers, n_styles : widths; 0 where there is no w or no s
+    c_dim : width of the labels that `map` needs, 0 for none
     image_size : height and width of a picture, pixels
     licence : one sentence on what its weights may be used for
     """
@@ -29,21 +31,30 @@ class Generator(nn.Module, ABC):
     z_dim: int
     w_dim: int = 0
     n_layers: int = 0
+    n_styles: int = 0
+    c_dim: int = 0
     image_size: int
     licence: str
 
     @abstractmethod
-    def raw_images(self, latents: Tensor, *, space: str) -> Tensor:
-        """The network's own output (n, 3, height, width), about -1 to 1, to compare with a reference."""
+    def raw_images(
+        self, latents: Tensor, *, space: str, labels: Tensor | int | None = None, noise: Noise = "const"
+    ) -> Tensor:
+        """The network's own output (n, 3, height, width), about -1 to 1, to compare with a reference.
+
+        The arguments are those of `synthesize`.
+        """
 
     @abstractmethod
     def style_weights(self) -> tuple[Tensor, ...]:
         """The matrices (n_features, n_dims) that first read the latent: one per w+ layer, or one for z."""
 
-    def map(self, z: Tensor) -> Tensor:
+    def map(self, z: Tensor, *, labels: Tensor | int | None = None) -> Tensor:
         """z (n, z_dim) -> w (n, w_dim).
 
-        Raises ValueError where the generator has no w.
+        labels : for a conditional generator, as in `synthesize`
+
+        Raises ValueError where the generator has no w, or z or labels do not fit.
         """
         raise ValueError(f"{self.name} has no space 'w'; its latents live in {_listed(self.spaces)}.")
 
@@ -51,34 +62,82 @@ class Generator(nn.Module, ABC):
         """The mean of w (w_dim,), which truncation pulls towards."""
         raise ValueError(f"{self.name} has no space 'w'; its latents live in {_listed(self.spaces)}.")
 
-    def synthesize(self, latents: Tensor, *, space: str) -> Tensor:
+    def styles(self, w_plus: Tensor) -> Tensor:
+        """w+ (n, n_layers, w_dim) -> s (n, n_styles).
+
+        Raises ValueError where the generator has no style space.
+        """
+        raise ValueError(f"{self.name} has no space 's'; its latents live in {_listed(self.spaces)}.")
+
+    def noise_sizes(self) -> tuple[int, ...]:
+        """Height (and width) of each noise map, in the order of the layers that add them; () without noise."""
+        return ()
+
+    def truncate(self, w: Tensor, *, psi: float, cutoff: int | None = None) -> Tensor:
+        """w (n, w_dim) -> w+ (n, n_layers, w_dim), the first `cutoff` layers (default all) pulled to the mean.
+
+        psi : 1 leaves w as it is, 0 gives the mean
+        """
+        w_plus = w[:, None].repeat(1, self.n_layers, 1)
+        w_plus[:, :cutoff] = self.mean_w() + psi * (w_plus[:, :cutoff] - self.mean_w())
+        return w_plus
+
+    def synthesize(
+        self, latents: Tensor, *, space: str, labels: Tensor | int | None = None, noise: Noise = "const"
+    ) -> Tensor:
         """Pictures (n, 3, height, width) float, 0 to 1; differentiable where no pixel is clipped.
 
-        latents : (n, z_dim), (n, w_dim) or (n, n_layers, w_dim), as `space` says
+        latents : (n, z_dim), (n, w_dim), (n, n_layers, w_dim) or (n, n_styles), as `space` says
+        labels : with latents in z of a conditional generator: a class number, or numbers (c_dim,) or (n, c_dim)
+        noise : "const" (stored with the weights), "random" (fresh, from torch's random state), "none", or one
+            map (height, width) or (n, 1, height, width) for each of `noise_sizes`
 
-        Raises ValueError when latents do not fit the space or hold NaN.
+        Raises ValueError when latents, labels or noise do not fit, or latents hold NaN.
         """
-        return (self.raw_images(latents, space=space) * 0.5 + 0.5).clamp(0, 1)
+        images = self.raw_images(latents, space=space, labels=labels, noise=noise)
+        return (images * 0.5 + 0.5).clamp(0, 1)
 
-    def synthesize_batches(self, latents: Tensor, *, space: str, batch_size: int = 32) -> Iterator[Tensor]:
+    def synthesize_batches(
+        self,
+        latents: Tensor,
+        *,
+        space: str,
+        labels: Tensor | int | None = None,
+        noise: Noise = "const",
+        batch_size: int = 32,
+    ) -> Iterator[Tensor]:
         """Pictures of thousands of latents, `batch_size` at a time, without gradients."""
         latents = self.check_latents(latents, space=space)
+        labels = self.check_labels(labels, len(latents)) if space == "z" else labels
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
         for start in range(0, len(latents), batch_size):
+            rows = slice(start, start + batch_size)
+            part = labels[rows] if isinstance(labels, Tensor) else labels
             with torch.no_grad():
-                images = self.synthesize(latents[start : start + batch_size], space=space)
+                images = self.synthesize(latents[rows], space=space, labels=part, noise=noise)
             yield images
 
     @torch.no_grad()
-    def sample(self, n: int, *, space: str = "z", truncation: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        *,
+        space: str = "z",
+        truncation: float = 1.0,
+        cutoff: int | None = None,
+        labels: Tensor | int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
         """n latents drawn from the prior, in `space`.
 
         truncation : 1 leaves them as drawn, 0 gives the mean of w; only where there is a w
+        cutoff : truncate the first so many layers only (w+ and s); default all
+        labels : for a conditional generator beyond z, as in `synthesize`
 
-        Raises ValueError for a space the generator lacks, or truncation in z.
+        Raises ValueError for a space the generator lacks, truncation in z, or a cutoff in w.
         """
-        shape = self.latent_shape(space)
+        self.latent_shape(space)
         if n < 1:
             raise ValueError(f"Need at least 1 latent; asked for {n}.")
         if not np.isfinite(truncation):
@@ -87,17 +146,33 @@ class Generator(nn.Module, ABC):
             raise ValueError(
                 f"Truncation {truncation} acts on w, not on z; sample {self.name} in 'w' if it has one."
             )
+        if cutoff is not None and (space not in ("w+", "s") or not 0 <= cutoff <= self.n_layers):
+            raise ValueError(
+                f"A cutoff lies in 0 to {self.n_layers} (layers) and needs space 'w+' or 's'; got {cutoff} "
+                f"in {space!r}."
+            )
         # drawn on the CPU, so that a seed means the same latents on every device
         z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed))
         z = z.to(next(self.parameters()))
         if space == "z":
             return z
-        mean = self.mean_w()
-        w = mean + truncation * (self.map(z) - mean)
-        return w if space == "w" else w[:, None].expand(n, *shape).clone()
+        w_plus = self.truncate(self.map(z, labels=labels), psi=truncation, cutoff=cutoff)
+        return {"w": lambda: w_plus[:, 0], "w+": lambda: w_plus, "s": lambda: self.styles(w_plus)}[space]()
+
+    def w_plus(self, latents: Tensor, *, space: str, labels: Tensor | int | None = None) -> Tensor:
+        """Latents in z, w or w+ as checked w+ (n, n_layers, w_dim).
+
+        Raises ValueError when latents or labels do not fit, or labels come with latents that already hold them.
+        """
+        latents = self.check_latents(latents, space=space)
+        if space != "z" and labels is not None:
+            raise ValueError(f"Labels act on the way from z to w; latents in {space!r} take none.")
+        if space == "z":
+            latents = self.map(latents, labels=labels)
+        return latents if space == "w+" else latents[:, None].expand(-1, self.n_layers, -1)
 
     def latent_shape(self, space: str) -> tuple[int, ...]:
-        """Shape of one latent: (z_dim,), (w_dim,) or (n_layers, w_dim).
+        """Shape of one latent: (z_dim,), (w_dim,), (n_layers, w_dim) or (n_styles,).
 
         Raises ValueError for a space the generator lacks.
         """
@@ -105,7 +180,8 @@ class Generator(nn.Module, ABC):
             raise ValueError(
                 f"{self.name} has no space {space!r}; its latents live in {_listed(self.spaces)}."
             )
-        return {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.n_layers, self.w_dim)}[space]
+        widths = {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.n_layers, self.w_dim)}
+        return {**widths, "s": (self.n_styles,)}[space]
 
     def check_latents(self, latents: Tensor | np.ndarray, *, space: str) -> Tensor:
         """The latents as a tensor of the generator's type and device.
@@ -123,6 +199,43 @@ class Generator(nn.Module, ABC):
         parameter = next(self.parameters())
         # contiguous: the same numbers in another memory layout would round differently
         return latents.to(device=parameter.device, dtype=parameter.dtype).contiguous()
+
+    def check_labels(self, labels: Tensor | np.ndarray | int | None, n: int) -> Tensor | None:
+        """The labels of n latents as a tensor (n, c_dim), None for a generator that takes none.
+
+        labels : a class number, or numbers (c_dim,) or (n, c_dim)
+
+        Raises ValueError when they are missing, not wanted, not finite, or of another width.
+        """
+        if isinstance(labels, int) and 0 <= labels < self.c_dim:
+            labels = torch.eye(self.c_dim)[labels]
+        got = "none" if labels is None else labels if isinstance(labels, int) else tuple(labels.shape)
+        if labels is None and not self.c_dim:
+            return None
+        if not self.c_dim or got not in ((self.c_dim,), (n, self.c_dim)):
+            need = f"labels ({n}, {self.c_dim})" if self.c_dim else "no labels"
+            raise ValueError(f"{self.name} needs {need}; got {got}.")
+        labels = torch.as_tensor(labels).to(next(self.parameters()))
+        if not torch.isfinite(labels).all():
+            raise ValueError("Labels must be finite numbers; these hold NaN or infinity.")
+        return labels.expand(n, self.c_dim)
+
+    def check_noise(self, noise: Noise) -> Noise:
+        """The noise argument of `synthesize`, its maps as tensors of the generator's type and device.
+
+        Raises ValueError for another word, another number of maps, or maps of another size.
+        """
+        sizes = self.noise_sizes()
+        if isinstance(noise, str) and (noise == "const" or (sizes and noise in ("random", "none"))):
+            return noise
+        if not sizes:
+            raise ValueError(f"{self.name} has no noise inputs; leave noise at 'const'.")
+        if isinstance(noise, str):
+            raise ValueError(f"noise is 'const', 'random', 'none' or a list of maps; got {noise!r}.")
+        found = [tuple(noise_map.shape[-2:]) for noise_map in noise]
+        if found != [(size, size) for size in sizes]:
+            raise ValueError(f"{self.name} needs noise maps of sizes {list(sizes)}; got {found}.")
+        return [torch.as_tensor(noise_map).to(next(self.parameters())) for noise_map in noise]
 
     @property
     def device(self) -> torch.device:

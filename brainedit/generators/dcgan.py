@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainedit.generators.base import Generator
+from brainedit.generators.base import Generator, Noise
 
 PACKAGE = "gan-face-generate==1.1.1"
 WEIGHTS_SHA256 = "0c3b90b138cfc4e8a73310b9fd5ce2a8f1f3a542a037de277412307fcd28771f"
@@ -45,8 +45,12 @@ class DCGANFaces(Generator):
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
 
-    def raw_images(self, latents: Tensor, *, space: str) -> Tensor:
+    def raw_images(
+        self, latents: Tensor, *, space: str, labels: Tensor | int | None = None, noise: Noise = "const"
+    ) -> Tensor:
         """The network's output (n, 3, 64, 64), -1 to 1."""
+        self.check_labels(labels, len(latents))
+        self.check_noise(noise)
         x = self.check_latents(latents, space=space)[:, :, None, None]
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))

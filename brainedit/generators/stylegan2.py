@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainedit.generators.base import Generator
+from brainedit.generators.base import Generator, Noise
 
 _MAPPING_DEFAULTS = {
     "num_layers": 8,
@@ -73,7 +73,7 @@ class StyleGAN2(Generator):
             "synthesis_kwargs": dict(synthesis_kwargs or {}),
         }
         self.name, self.licence = name, licence
-        self.spaces = ("z", "w", "w+") if c_dim == 0 else ("w", "w+")
+        self.spaces = ("z", "w", "w+")
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
         self.image_size = img_resolution
         self.mapping = _Mapping(z_dim, c_dim, w_dim, mapping)
@@ -85,38 +85,26 @@ class StyleGAN2(Generator):
         self.n_layers = 2 * len(resolutions)
         _draw_weights(self, seed)
 
-    def map(self, z: Tensor, *, labels: Tensor | None = None) -> Tensor:
+    def map(self, z: Tensor, *, labels: Tensor | int | None = None) -> Tensor:
         """z (n, z_dim) -> w (n, w_dim).
 
-        labels : (n, c_dim), one-hot; needed by a conditional generator, refused by others
+        labels : needed by a conditional generator, refused by others
 
         Raises ValueError when z or labels do not fit.
         """
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"{self.name} maps z of shape (n, {self.z_dim}); got {tuple(z.shape)}.")
-        got = None if labels is None else tuple(labels.shape)
-        if got != ((len(z), self.c_dim) if self.c_dim else None):
-            need = f"labels ({len(z)}, {self.c_dim})" if self.c_dim else "no labels"
-            raise ValueError(f"{self.name} needs {need}; got {'none' if got is None else got}.")
-        return self.mapping(z, labels)
+        z = self.check_latents(z, space="z")
+        return self.mapping(z, self.check_labels(labels, len(z)))
 
     def mean_w(self) -> Tensor:
         """The running mean of w (w_dim,) kept in training."""
         return self.mapping.w_avg
 
-    def truncate(self, w: Tensor, *, psi: float, cutoff: int | None = None) -> Tensor:
-        """w (n, w_dim) -> w+ (n, n_layers, w_dim), the first `cutoff` (default all) pulled to the mean."""
-        w_plus = w[:, None].repeat(1, self.n_layers, 1)
-        w_plus[:, :cutoff] = self.mean_w() + psi * (w_plus[:, :cutoff] - self.mean_w())
-        return w_plus
-
-    def raw_images(self, latents: Tensor, *, space: str) -> Tensor:
+    def raw_images(
+        self, latents: Tensor, *, space: str, labels: Tensor | int | None = None, noise: Noise = "const"
+    ) -> Tensor:
         """The network's output (n, 3, height, width), about -1 to 1 and beyond."""
-        latents = self.check_latents(latents, space=space)
-        if space == "z":
-            latents = self.map(latents)
-        if space != "w+":
-            latents = latents[:, None].expand(-1, self.n_layers, -1)
+        latents = self.w_plus(latents, space=space, labels=labels)
+        noise = self.check_noise(noise)
         x = image = None
         for i, block in enumerate(self.synthesis.values()):
             # the last of a block's latents is the first of the next block's
