@@ -30,21 +30,29 @@ class Dose:
 
 
 def edit(
-    generator: Generator, latents: Tensor, moves: Moves, *, space: str, layers: Iterable[int] | None = None
+    generator: Generator,
+    latents: Tensor,
+    moves: Moves,
+    *,
+    space: str,
+    layers: Iterable[int] | None = None,
+    labels: Tensor | int | None = None,
 ) -> Tensor:
     """Pictures of latents moved along directions.
 
     moves : (direction, strength) pairs, all applied; a strength is a multiple of Direction.scale. A number
         gives (n, 3, height, width); a sequence of k gives (n, k, 3, height, width), numbers serving all k
     layers : in "w+", the layers that a w direction moves; default all
+    labels : for latents in z of a conditional generator, as in `Generator.synthesize`
 
     Raises ValueError when a direction belongs to another generator or space, or a strength is not finite.
     """
     moved = edit_latents(generator, latents, moves, space=space, layers=layers)
     if moved.ndim == 1 + len(generator.latent_shape(space)):
-        return generator.synthesize(moved, space=space)
+        return generator.synthesize(moved, space=space, labels=labels)
     # one strength at a time: the same batch as without an edit, hence the same rounding
-    return torch.stack([generator.synthesize(part, space=space) for part in moved.unbind(1)], dim=1)
+    images = [generator.synthesize(part, space=space, labels=labels) for part in moved.unbind(1)]
+    return torch.stack(images, dim=1)
 
 
 def edit_latents(
@@ -93,7 +101,8 @@ def dose(generator: Generator, direction: Direction, strength: float, latents: T
     """How far `strength` moves latents of the direction's own space.
 
     In "w" the prior's covariance comes from 10,000 samples; in "w+" each layer is measured in w and the root
-    mean square over layers is given, so that the same move in all layers counts as in w.
+    mean square over layers is given, so that the same move in all layers counts as in w. In "s", whose
+    covariance is singular (styles follow w), each channel counts in its own standard deviations.
 
     Raises ValueError as `edit` does.
     """
@@ -105,6 +114,9 @@ def dose(generator: Generator, direction: Direction, strength: float, latents: T
     shift = float(strength) * direction.scale * direction.vector
     if space == "z":
         mean, mahalanobis = 0.0, float(np.linalg.norm(shift))
+    elif space == "s":
+        prior = generator.sample(2_000, space="s").double().cpu().numpy()
+        mean, mahalanobis = prior.mean(0), float(np.linalg.norm(shift / prior.std(0)))
     else:
         prior = generator.sample(10_000, space="w").double().cpu().numpy()
         mean = prior.mean(0)
