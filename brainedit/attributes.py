@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from brainedit.assets import FACES
 from brainedit.training import fit
 
 _HEADER = "brainedit.attributes"
@@ -148,6 +149,11 @@ def train_attributes(
         progress=progress,
     )
     return model.requires_grad_(False)
+
+
+def face_attributes() -> AttributeRegressor:
+    """The bundled regressor: attributes of painted faces, drawn or made by the generator "faces"."""
+    return AttributeRegressor.load(FACES / "attributes.safetensors")
 
 
 def r_squared(found: pd.DataFrame, wanted: pd.DataFrame) -> pd.Series:

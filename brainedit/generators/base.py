@@ -22,6 +22,7 @@ class Generator(nn.Module, ABC):
     spaces : the latent spaces it takes, out of "z", "w", "w+" and "s" (all channel-wise styles in a row)
     z_dim, w_dim, n_layers, n_styles : widths; 0 where there is no w or no s
     c_dim : width of the labels that `map` needs, 0 for none
+    normalises_z : True when the network divides z by its length, so that only its direction matters
     image_size : height and width of a picture, pixels
     licence : one sentence on what its weights may be used for
     """
@@ -33,6 +34,7 @@ class Generator(nn.Module, ABC):
     n_layers: int = 0
     n_styles: int = 0
     c_dim: int = 0
+    normalises_z: bool = False
     image_size: int
     licence: str
 

@@ -1,7 +1,7 @@
 """StyleGAN2 and StyleGAN2-ADA in plain torch, with the parameter names of the reference implementation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainedit.generators.base import Generator, Noise
+from brainedit.generators.modulated import Block, Linear, StyledConv, ToRGB, full_precision
+
+_Linear = Linear  # stylegan3.py reads it here
+_ALONE_FROM = 256  # pixels; smaller pictures are made faster all at once than one after the other
+_STRIPS_FROM = 512  # pixels; smaller pictures gain nothing from being made in strips of rows
 
 _MAPPING_DEFAULTS = {
     "num_layers": 8,
@@ -21,6 +26,7 @@ _MAPPING_DEFAULTS = {
 _SYNTHESIS_DEFAULTS = {
     "channel_base": 32768,
     "channel_max": 512,
+    "channels": None,  # ours: widths from 4 pixels up, for networks that follow another rule
     "num_fp16_res": 0,  # ours computes in the type of its weights
     "conv_clamp": None,
     "architecture": "skip",
@@ -32,18 +38,23 @@ _SYNTHESIS_DEFAULTS = {
 
 
 class StyleGAN2(Generator):
-    """StyleGAN2 with skip architecture; noise is the constant noise stored with the weights.
+    """StyleGAN2 with skip architecture.
 
     The arguments are the reference constructor's own; weights start as in training, drawn from `seed`.
+    The space "s" holds the channel scales of each convolution and RGB layer, from 4 pixels up, before
+    the latter's gain of 1 / sqrt(n_channels).
 
     c_dim : number of classes, 0 for none; then `map` needs labels
+    synthesis_kwargs : also takes "channels", the widths from 4 pixels up, in place of channel_base and channel_max
 
     Raises ValueError for an unknown or unsupported setting.
-    Source: Karras et al., CVPR 2020, and Karras et al., NeurIPS 2020. Differs: activations are scaled
-    instead of weights (the same in exact arithmetic), no reduced precision.
+    Source: Karras et al., CVPR 2020, and Karras et al., NeurIPS 2020. Differs: computes in the type of its
+    weights instead of float16 at `num_fp16_res` resolutions, the mapping, the styles and RGB always in float32 or
+    better; channels last in memory; on a CPU without gradients large pictures are made singly and in strips.
     """
 
     architecture = "stylegan2"
+    normalises_z = True
 
     def __init__(
         self,
@@ -73,16 +84,13 @@ class StyleGAN2(Generator):
             "synthesis_kwargs": dict(synthesis_kwargs or {}),
         }
         self.name, self.licence = name, licence
-        self.spaces = ("z", "w", "w+")
+        self.spaces = ("z", "w", "w+", "s")
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
         self.image_size = img_resolution
         self.mapping = _Mapping(z_dim, c_dim, w_dim, mapping)
-        resolutions = [2**i for i in range(2, int(math.log2(img_resolution)) + 1)]
-        channels = {r: min(synthesis["channel_base"] // r, synthesis["channel_max"]) for r in resolutions}
-        self.synthesis = nn.ModuleDict(
-            {f"b{r}": _Block(channels.get(r // 2, 0), channels[r], w_dim, r, synthesis) for r in resolutions}
-        )
-        self.n_layers = 2 * len(resolutions)
+        self.synthesis = _synthesis_blocks(w_dim, img_resolution, synthesis)
+        self.n_layers = 2 * len(self.synthesis)
+        self.n_styles = sum(len(layer.affine.bias) for _, layer, _ in self._styled_layers())
         _draw_weights(self, seed)
 
     def map(self, z: Tensor, *, labels: Tensor | int | None = None) -> Tensor:
@@ -93,33 +101,98 @@ class StyleGAN2(Generator):
         Raises ValueError when z or labels do not fit.
         """
         z = self.check_latents(z, space="z")
-        return self.mapping(z, self.check_labels(labels, len(z)))
+        return self.mapping(full_precision(z), self.check_labels(labels, len(z)))
 
     def mean_w(self) -> Tensor:
         """The running mean of w (w_dim,) kept in training."""
         return self.mapping.w_avg
 
+    def styles(self, w_plus: Tensor) -> Tensor:
+        """w+ (n, n_layers, w_dim) -> s (n, n_styles), float32 or better; `style_channels` says what is where."""
+        return self._styles(self.check_latents(w_plus, space="w+"))
+
+    def style_channels(self) -> list[tuple[str, int, int]]:
+        """Name of each layer, such as "b64.conv1", with start and stop of its channels in s."""
+        channels, start = [], 0
+        for name, layer, _ in self._styled_layers():
+            channels.append((name, start, start := start + len(layer.affine.bias)))
+        return channels
+
+    def noise_sizes(self) -> tuple[int, ...]:
+        """Heights of the noise maps: of b4.conv1, b8.conv0, b8.conv1, and so on; () for a network without noise."""
+        layers = [layer for _, layer, _ in self._styled_layers() if hasattr(layer, "noise_const")]
+        return tuple(len(layer.noise_const) for layer in layers)
+
     def raw_images(
         self, latents: Tensor, *, space: str, labels: Tensor | int | None = None, noise: Noise = "const"
     ) -> Tensor:
-        """The network's output (n, 3, height, width), about -1 to 1 and beyond."""
-        latents = self.w_plus(latents, space=space, labels=labels)
-        noise = self.check_noise(noise)
-        x = image = None
-        for i, block in enumerate(self.synthesis.values()):
-            # the last of a block's latents is the first of the next block's
-            x, image = block(x, image, latents[:, max(2 * i - 1, 0) : 2 * i + 2])
-        return image
+        """The network's output (n, 3, height, width) in float32 or better, about -1 to 1 and beyond."""
+        if space == "s":
+            if labels is not None:
+                raise ValueError("Labels act on the way from z to w; latents in 's' take none.")
+            styles = full_precision(self.check_latents(latents, space=space))
+        else:
+            styles = self._styles(self.w_plus(latents, space=space, labels=labels))
+        maps = self._noise_maps(self.check_noise(noise), len(styles))
+        if self.image_size < _ALONE_FROM or not self._spares_memory():
+            return self._images(styles, maps)
+        alone = range(len(styles))
+        return torch.cat([self._images(styles[i : i + 1], [_of_sample(m, i) for m in maps]) for i in alone])
 
     def style_weights(self) -> tuple[Tensor, ...]:
-        """Per w+ layer the matrix (n_channels, w_dim) from latent to styles: convolution, then RGB if any."""
+        """Per w+ layer the matrix (n_channels, w_dim) from latent to styles: RGB if any, then convolution."""
         rows: list[list[Tensor]] = [[] for _ in range(self.n_layers)]
-        for i, block in enumerate(self.synthesis.values()):
-            for name, layer in {"conv0": 2 * i - 1, "conv1": 2 * i, "torgb": 2 * i + 1}.items():
-                if hasattr(block, name):
-                    affine = getattr(block, name).affine
-                    rows[layer].append((affine.weight * affine.weight_gain).detach())
+        for _, layer, i in self._styled_layers():
+            rows[i].append((layer.affine.weight * layer.affine.weight_gain).detach())
         return tuple(torch.cat(row) for row in rows)
+
+    def _styles(self, w_plus: Tensor) -> Tensor:
+        w_plus = full_precision(w_plus)
+        return torch.cat([layer.affine(w_plus[:, i]) for _, layer, i in self._styled_layers()], dim=1)
+
+    def _images(self, styles: Tensor, noise_maps: list[Tensor | None]) -> Tensor:
+        """Pictures of s (n, n_styles) with one noise map, or None, for each convolution."""
+        parts = iter(styles.split([len(layer.affine.bias) for _, layer, _ in self._styled_layers()], dim=1))
+        maps = iter(noise_maps)
+        x = image = None
+        for block in self.synthesis.values():
+            block_styles = [next(parts) for _ in (*block.convs, "torgb")]
+            block_maps = [next(maps) for _ in block.convs]
+            if block.resolution == self.image_size >= _STRIPS_FROM and self._spares_memory():
+                rgb = block.rgb_in_strips(x, block_styles, block_maps)
+            else:
+                x, rgb = block(x, block_styles, block_maps)
+            image = rgb if image is None else rgb + block.upsample(image)
+        return image
+
+    def _styled_layers(self) -> Iterator[tuple[str, StyledConv | ToRGB, int]]:
+        """Name, layer and place of its latent in w+; RGB shares it with the next block's first convolution."""
+        for i, (block_name, block) in enumerate(self.synthesis.items()):
+            places = {"conv0": 2 * i - 1, "conv1": 2 * i, "torgb": 2 * i + 1}
+            for name in (*block.convs, "torgb"):
+                yield f"{block_name}.{name}", getattr(block, name), places[name]
+
+    def _noise_maps(self, noise: Noise, n: int) -> list[Tensor | None]:
+        """One map for each convolution, or None where there is no noise."""
+        convs = [layer for _, layer, _ in self._styled_layers() if isinstance(layer, StyledConv)]
+        if not self.noise_sizes() or noise == "none":
+            return [None] * len(convs)
+        if noise == "const":
+            return [conv.noise_const for conv in convs]
+        if noise == "random":
+            like = self.mapping.w_avg
+            maps = [torch.randn(n, 1, size, size, device=like.device) for size in self.noise_sizes()]
+            return [noise_map.to(like.dtype) for noise_map in maps]
+        for noise_map in noise:
+            if noise_map.ndim != 2 and noise_map.shape[:-2] not in ((n, 1), (1, 1)):
+                raise ValueError(
+                    f"A noise map is (height, width) or ({n}, 1, height, width); got {tuple(noise_map.shape)}."
+                )
+        return list(noise)
+
+    def _spares_memory(self) -> bool:
+        """Whether to compute in small pieces: faster on a CPU, slower elsewhere and where gradients are kept."""
+        return self.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class _Mapping(nn.Module):
@@ -130,10 +203,10 @@ class _Mapping(nn.Module):
         n = settings["num_layers"]
         widths = [z_dim + embed_features] + [hidden] * (n - 1) + [w_dim]
         if c_dim:
-            self.embed = _Linear(c_dim, embed_features)
+            self.embed = Linear(c_dim, embed_features)
         self.layers = [f"fc{i}" for i in range(n)]
         for i, name in enumerate(self.layers):
-            self.add_module(name, _Linear(widths[i], widths[i + 1], lr_multiplier=settings["lr_multiplier"]))
+            self.add_module(name, Linear(widths[i], widths[i + 1], lr_multiplier=settings["lr_multiplier"]))
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -145,122 +218,35 @@ class _Mapping(nn.Module):
         return x
 
 
-class _Block(nn.Module):
-    """One resolution: up to two convolutions, then its share of the RGB picture."""
-
-    def __init__(self, n_in: int, n_out: int, w_dim: int, resolution: int, settings: dict[str, Any]):
-        super().__init__()
-        fir, clamp = settings["resample_filter"], settings["conv_clamp"]
-        noise = resolution if settings["use_noise"] else None
-        self.register_buffer("resample_filter", _fir(fir))
-        if n_in == 0:
-            self.const = nn.Parameter(torch.zeros(n_out, resolution, resolution))
-        else:
-            self.conv0 = _StyledConv(n_in, n_out, w_dim, noise=noise, up=True, fir=fir, clamp=clamp)
-        self.conv1 = _StyledConv(n_out, n_out, w_dim, noise=noise, fir=fir, clamp=clamp)
-        self.torgb = _ToRGB(n_out, w_dim, clamp=clamp)
-
-    def forward(self, x: Tensor | None, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        if x is None:
-            x = self.const.expand(len(w), -1, -1, -1)
-        else:
-            x = self.conv0(x, w[:, 0])
-        x = self.conv1(x, w[:, -2])
-        rgb = self.torgb(x, w[:, -1])
-        return x, rgb if image is None else rgb + _upsample(image, self.resample_filter)
-
-
-class _StyledConv(nn.Module):
-    """Modulated 3 x 3 convolution (upsampling by 2 if `up`), constant noise, bias, leaky ReLU."""
-
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        w_dim: int,
-        *,
-        noise: int | None,
-        fir: tuple[float, ...],
-        clamp: float | None,
-        up: bool = False,
-    ):
-        super().__init__()
-        self.up, self.clamp = up, clamp
-        self.affine = _Linear(w_dim, n_in)
-        self.weight = nn.Parameter(torch.zeros(n_out, n_in, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.register_buffer("resample_filter", _fir(fir))
-        if noise:
-            self.register_buffer("noise_const", torch.zeros(noise, noise))
-            self.noise_strength = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.affine(w)
-        squares = self.weight.square().sum((2, 3))  # (n_out, n_in)
-        demodulation = (style.square() @ squares.T + 1e-8).rsqrt()
-        x = x * style[:, :, None, None]
-        if self.up:
-            x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
-            x = _filter(x, 4 * self.resample_filter)
-        else:
-            x = F.conv2d(x, self.weight, padding=1)
-        x = x * demodulation[:, :, None, None]
-        if hasattr(self, "noise_const"):
-            x = x + self.noise_const * self.noise_strength
-        x = F.leaky_relu(x + self.bias[:, None, None], 0.2) * math.sqrt(2)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-
-
-class _ToRGB(nn.Module):
-    """Modulated 1 x 1 convolution to RGB, without demodulation or noise."""
-
-    def __init__(self, n_in: int, w_dim: int, *, clamp: float | None):
-        super().__init__()
-        self.clamp = clamp
-        self.affine = _Linear(w_dim, n_in)
-        self.weight = nn.Parameter(torch.zeros(3, n_in, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(3))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.affine(w) / math.sqrt(self.weight.shape[1])
-        x = F.conv2d(x * style[:, :, None, None], self.weight, self.bias)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-
-
-class _Linear(nn.Module):
-    """Fully connected layer whose stored weights are scaled at run time (equalised learning rate)."""
-
-    def __init__(self, n_in: int, n_out: int, *, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_out, n_in))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.lr_multiplier = lr_multiplier
-        self.weight_gain = lr_multiplier / math.sqrt(n_in)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.lr_multiplier)
+def _of_sample(noise_map: Tensor | None, i: int) -> Tensor | None:
+    shared = noise_map is None or noise_map.ndim == 2 or len(noise_map) == 1
+    return noise_map if shared else noise_map[i : i + 1]
 
 
 def _unit_second_moment(x: Tensor) -> Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
-def _fir(taps: tuple[float, ...]) -> Tensor:
-    taps = torch.as_tensor(taps, dtype=torch.float32)
-    return torch.outer(taps, taps) / taps.sum() ** 2
-
-
-def _filter(x: Tensor, fir: Tensor) -> Tensor:
-    """Each channel of x convolved with a 4 x 4 filter; one row and one column fewer come back."""
-    n_channels = x.shape[1]
-    return F.conv2d(x, fir.flip(0, 1).expand(n_channels, 1, -1, -1), padding=1, groups=n_channels)
-
-
-def _upsample(image: Tensor, fir: Tensor) -> Tensor:
-    """Twice the size: zeros between the pixels, then the 4 x 4 filter; both in one transposed convolution."""
-    n_channels = image.shape[1]
-    taps = (4 * fir).expand(n_channels, 1, -1, -1)
-    return F.conv_transpose2d(image, taps, stride=2, padding=1, groups=n_channels)
+def _synthesis_blocks(w_dim: int, image_size: int, settings: dict[str, Any]) -> nn.ModuleDict:
+    sizes = [2**i for i in range(2, int(math.log2(image_size)) + 1)]
+    widths = settings["channels"] or [
+        min(settings["channel_base"] // size, settings["channel_max"]) for size in sizes
+    ]
+    if len(widths) != len(sizes) or min(widths) < 1:
+        raise ValueError(
+            f"channels needs {len(sizes)} widths of 1 or more, from 4 to {image_size} pixels; got {list(widths)}."
+        )
+    shared = {
+        "noise": settings["use_noise"],
+        "fir": settings["resample_filter"],
+        "clamp": settings["conv_clamp"],
+    }
+    return nn.ModuleDict(
+        {
+            f"b{size}": Block(n_in, n_out, w_dim, size, **shared)
+            for size, n_in, n_out in zip(sizes, [0, *widths], widths, strict=False)
+        }
+    )
 
 
 def _settings(kind: str, given: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +278,8 @@ def _draw_weights(generator: StyleGAN2, seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
     for name, tensor in generator.state_dict().items():
         if name.endswith(("weight", "const", "noise_const")):
-            tensor.normal_(generator=source)
+            # in the order of the shape, whatever the order in memory
+            tensor.copy_(torch.randn(tensor.shape, generator=source))
         if name.endswith("affine.bias"):
             tensor.fill_(1.0)
     for name in generator.mapping.layers:
