@@ -39,7 +39,8 @@ class LatentPrior:
         one_layer = "z" if space == "z" else "w"
         distances = self.distance(self.draw(_N_SAMPLES, seed=seed + 1, space=one_layer))
         low, high = np.quantile(distances, [0.0005, 0.9995] if space == "z" else [0.0, 0.999])
-        self.range = (float(low) if space == "z" else 0.0, float(high))
+        # on a sphere all distances are the same: rounding must not lead out of the range
+        self.range = (float(low) * (1 - 1e-4) if space == "z" else 0.0, float(high) * (1 + 1e-4))
 
     def draw(self, n: int, *, seed: int, space: str) -> Tensor:
         """n samples in z or w, with `cycled_labels`."""
