@@ -153,7 +153,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1 x 1 convolution to RGB in float32 or better, without demodulation or noise."""
+    """Modulated 1 x 1 convolution to RGB without demodulation or noise; gives float32 or better."""
 
     def __init__(self, n_in: int, w_dim: int, *, clamp: float | None):
         super().__init__()

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainedit.generators.base import Generator, Noise
-from brainedit.generators.stylegan2 import _Linear, _Mapping
+from brainedit.generators.modulated import Linear
+from brainedit.generators.stylegan2 import _Mapping
 
 _MAPPING_DEFAULTS = {
     "num_layers": 2,
@@ -190,7 +191,7 @@ class _Input(nn.Module):
         super().__init__()
         self.signal = signal
         n = signal.n_channels
-        self.affine = _Linear(w_dim, 4)
+        self.affine = Linear(w_dim, 4)
         self.weight = nn.Parameter(torch.zeros(n, n))
         self.register_buffer("transform", torch.eye(3))
         self.register_buffer("freqs", torch.zeros(n, 2))
@@ -230,7 +231,7 @@ class _Layer(nn.Module):
     ):
         super().__init__()
         self.clamp, kernel = settings["conv_clamp"], settings["conv_kernel"]
-        self.affine = _Linear(w_dim, before.n_channels)
+        self.affine = Linear(w_dim, before.n_channels)
         self.weight = nn.Parameter(torch.zeros(after.n_channels, before.n_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(after.n_channels))
         self.register_buffer("magnitude_ema", torch.ones(()))
@@ -270,7 +271,7 @@ class _ToRGB(nn.Module):
     def __init__(self, n_in: int, w_dim: int, *, clamp: float | None):
         super().__init__()
         self.clamp = clamp
-        self.affine = _Linear(w_dim, n_in)
+        self.affine = Linear(w_dim, n_in)
         self.weight = nn.Parameter(torch.zeros(3, n_in, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
         self.register_buffer("magnitude_ema", torch.ones(()))
