@@ -37,12 +37,15 @@ def ui(
     examples: Annotated[
         Path | None, typer.Option(help="a demo result to open with; made when missing")
     ] = None,
+    generator: Annotated[
+        list[str] | None, typer.Option(help="a generator of your own to choose from; may be given again")
+    ] = None,
 ) -> None:
     """Open the web page."""
     from brainedit.demo import ensure_demo
     from webui.app import launch
 
-    launch(host=host, port=port, demo=ensure_demo(examples))
+    launch(host=host, port=port, demo=ensure_demo(examples), generators=generator or ())
 
 
 @app.command()
@@ -112,6 +115,38 @@ def train_joint_command(
     _done(train(epochs, images, out, pair_by=pair_by, hold_out=hold_out, overwrite=overwrite, **settings))
 
 
+@train_app.command("generator")
+def train_generator_command(
+    pictures: Annotated[Path, typer.Option(help="folder of pictures")],
+    out: Out,
+    config: Annotated[str, typer.Option(help="YAML file, or a bundled one by name")] = "faces",
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV: file, then a class or the columns of a condition")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="a saved generator whose weights training starts with")
+    ] = None,
+    n_pictures: Annotated[
+        int | None, typer.Option(help="length of the run; overrides the configuration's")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a generator on a folder of pictures; a run that was stopped goes on from its checkpoint."""
+    from brainedit.adversarial.pictures import read_pictures
+    from brainedit.adversarial.train import train_generator
+    from brainedit.config import read_config
+    from brainedit.jobs.generator import train
+
+    found = read_config(config, {"pictures": read_pictures, "generator": train_generator})
+    if labels is not None:
+        found["pictures"]["labels"] = labels
+    given = {"n_pictures": n_pictures, "seed": seed, "start_from": start_from, "device": device}
+    settings = found["generator"] | {name: value for name, value in given.items() if value is not None}
+    _done(train(pictures, out, picture_settings=found["pictures"], overwrite=overwrite, **settings))
+
+
 @app.command()
 def saliency(
     model: Annotated[Path, typer.Option(help="folder of a trained model")],
@@ -152,7 +187,7 @@ def directions(
     target: Annotated[str, typer.Option(help="query on the metadata that is true for targets")],
     latents: Annotated[Path, typer.Option(help="CSV or safetensors, one row a stimulus")],
     out: Out,
-    generator: Annotated[str, typer.Option(help="name or folder of a generator")] = "dcgan-faces",
+    generator: Annotated[str, typer.Option(help="name, folder or checkpoint of a generator")] = "faces",
     model: Annotated[
         Path | None, typer.Option(help="a joint model, which then finds the direction too")
     ] = None,
@@ -192,7 +227,7 @@ def directions(
 def edit(
     direction: Annotated[Path, typer.Option(help="direction.safetensors")],
     out: Out,
-    generator: Annotated[str, typer.Option(help="name or folder of a generator")] = "dcgan-faces",
+    generator: Annotated[str, typer.Option(help="name, folder or checkpoint of a generator")] = "faces",
     strengths: Annotated[
         str, typer.Option(help="multiples of the direction's scale, with commas")
     ] = "-3,-2,-1,0,1,2,3",
@@ -216,6 +251,56 @@ def edit(
             overwrite=overwrite,
         )
     )
+
+
+@app.command()
+def invert(
+    images: Annotated[Path, typer.Option(help="folder of pictures")],
+    out: Out,
+    generator: Annotated[str, typer.Option(help="name, folder or checkpoint of a generator")] = "faces",
+    space: Annotated[str, typer.Option(help="z, w or w+")] = "w+",
+    steps: Annotated[int, typer.Option(help="of the optimiser")] = 500,
+    restarts: Annotated[int, typer.Option(help="starts for each picture, of which the best goes on")] = 4,
+    noise: Annotated[bool, typer.Option(help="fit the noise maps too")] = False,
+    label: Annotated[int | None, typer.Option(help="class, for a conditional generator")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="an inversion encoder to start from")] = None,
+    perceptual: Annotated[str, typer.Option(help="efficientnet_lite0 or lpips")] = "efficientnet_lite0",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the latents of pictures; says how near the generator comes."""
+    from brainedit.jobs.invert import invert_folder
+
+    _done(
+        invert_folder(
+            images,
+            out,
+            generator=generator,
+            space=space,
+            steps=steps,
+            n_restarts=restarts,
+            optimise_noise=noise,
+            label=label,
+            encoder=encoder,
+            perceptual=perceptual,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="StyleGAN2, StyleGAN3 or Progressive GAN, in PyTorch")],
+    out: Out,
+    licence: Annotated[str, typer.Option(help="what its weights may be used for")] = "",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read anyone's generator without running its code; write safetensors and JSON."""
+    from brainedit.jobs.convert import convert as convert_file
+
+    _done(convert_file(checkpoint, out, licence=licence, seed=seed, overwrite=overwrite))
 
 
 @app.command("sys-info")

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,21 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 HOUR = 3600
 
 
-def launch(*, host: str = "127.0.0.1", port: int = 7860, demo: str | Path | None = None) -> None:
+def launch(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    demo: str | Path | None = None,
+    generators: Sequence[str] = (),
+) -> None:
     """Serve the page until it is interrupted.
 
     host : 127.0.0.1 answers this machine alone; any other address lets others in, without a password
     demo : folder with the example that the page opens with; None makes it, or takes the one made before
+    generators : names, folders or checkpoints that can be chosen beside the bundled ones
 
-    Raises ValueError when the port is taken or the demo is damaged, FileNotFoundError when there is none.
+    Raises ValueError when the port is taken, the demo is damaged or a generator cannot be read,
+    FileNotFoundError when there is no demo.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"A port is a number from 1 to 65535; got {port}.")
@@ -35,7 +44,7 @@ def launch(*, host: str = "127.0.0.1", port: int = 7860, demo: str | Path | None
         demo = ensure_demo()
     if host not in LOCAL:
         logger.warning("Whoever can reach %s can use this page: it has no password.", host)
-    page = build(demo)
+    page = build(demo, generators=generators)
     print(f"The page: http://{host}:{port}  (Ctrl+C ends it)", flush=True)
     try:
         page.launch(server_name=host, server_port=port, **launch_settings())
@@ -43,8 +52,10 @@ def launch(*, host: str = "127.0.0.1", port: int = 7860, demo: str | Path | None
         raise ValueError(f"Port {port} cannot be used ({error}); choose another --port.") from error
 
 
-def build(demo: str | Path) -> "gr.Blocks":
+def build(demo: str | Path, *, generators: Sequence[str] = ()) -> "gr.Blocks":
     """The page over a demo folder, not yet served; pass `launch_settings()` to its `launch`.
+
+    generators : as in `launch`; each is read once, now, so that a file that cannot be read is told at the start
 
     Raises FileNotFoundError or ValueError when the folder holds no demo.
     """
@@ -56,7 +67,9 @@ def build(demo: str | Path) -> "gr.Blocks":
     from webui.tabs.edit import edit_tab
     from webui.tabs.saliency import saliency_tab
 
-    world = read_demo(demo)
+    world = read_demo(demo, own=generators)
+    for name in generators:
+        world.maker(Path(name).name)
     with gr.Blocks(
         title="brainedit", analytics_enabled=False, delete_cache=(HOUR, 6 * HOUR), fill_width=False
     ) as page:

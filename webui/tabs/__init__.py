@@ -29,6 +29,7 @@ class Demo:
     """The folder that the page opens with; its parts are loaded when they are first needed.
 
     generator : a name, or a folder written by `save_generator`
+    own : generators of the user's own that can be chosen too: names, folders or checkpoints
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Demo:
     target: str
     space: str
     attribute: str
+    own: tuple[str, ...] = ()
     _makers: dict[str, "Generator"] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -77,7 +79,8 @@ class Demo:
         """What can be chosen: shown name -> what `load_generator` takes."""
         from brainedit.generators.load import NAMED
 
-        return {Path(self.generator).name: self.generator} | {name: name for name in NAMED}
+        shown = {Path(self.generator).name: self.generator} | {Path(path).name: path for path in self.own}
+        return shown | {name: name for name in NAMED}
 
     def maker(self, name: str) -> "Generator":
         """A generator of `generators`, loaded once."""
@@ -97,8 +100,10 @@ class Demo:
         return self.root / "viewing" / "pictures" / stimulus
 
 
-def read_demo(root: str | Path) -> Demo:
+def read_demo(root: str | Path, *, own: Sequence[str] = ()) -> Demo:
     """The demo in a folder.
+
+    own : generators of the user's own, offered beside the demo's
 
     Raises FileNotFoundError or ValueError when the folder holds none.
     """
@@ -113,7 +118,7 @@ def read_demo(root: str | Path) -> Demo:
     beside = root / wanted["generator"]
     if beside.is_dir():
         wanted["generator"] = str(beside)
-    return Demo(root=root, **wanted)
+    return Demo(root=root, own=tuple(own), **wanted)
 
 
 def unused(name: str, taken: Sequence[str]) -> str:
