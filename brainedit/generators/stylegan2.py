@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from brainedit.generators.base import Generator, Noise
 from brainedit.generators.modulated import Block, Linear, StyledConv, ToRGB, full_precision
 
-_Linear = Linear  # stylegan3.py reads it here
 _ALONE_FROM = 256  # pixels; smaller pictures are made faster all at once than one after the other
 _STRIPS_FROM = 512  # pixels; smaller pictures gain nothing from being made in strips of rows
 
