@@ -91,8 +91,8 @@ def test_all_but_the_critical_layers_of_r_have_radial_filters():
 
 
 def test_bands_are_those_of_the_published_1024_pixel_network():
-    settings = stylegan3._SYNTHESIS_DEFAULTS
-    signals = stylegan3._signals(1024, settings)
+    settings = stylegan3.SYNTHESIS_DEFAULTS
+    signals = stylegan3.layer_signals(1024, settings)
     assert [signal.sampling_rate for signal in signals[1:10]] == [16, 32, 32, 64, 128, 128, 256, 256, 512]
     found = torch.tensor([[signals[i].cutoff, signals[i].half_width] for i in (1, 2, 10, 14)])
     published = [[3.1748, 4.8252], [5.03968, 10.9603], [203.187, 308.813], [512, 118.346]]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from brainedit.encoders.image import make_image_encoder
+from brainedit.generators.mapping import unit_second_moment
 
 STAGES = (3, 5, 11, 16)  # blocks of EfficientNet-Lite0 before its maps shrink: strides 4, 8, 16, 32
 
@@ -125,14 +126,10 @@ class _Head(nn.Module):
         x = self.out(self.body(x))
         if condition is None:
             return x
-        embedded = _unit_second_moment(self.embed(condition))
+        embedded = unit_second_moment(self.embed(condition))
         return (x * embedded[:, :, None, None]).mean(1, keepdim=True) * math.sqrt(x.shape[1])
 
 
 def _n_channels(encoder: nn.Module) -> list[int]:
     blocks = encoder.network.network._blocks
     return [blocks[k - 1]._project_conv.out_channels for k in STAGES]
-
-
-def _unit_second_moment(x: Tensor) -> Tensor:
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()

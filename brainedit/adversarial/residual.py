@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainedit.generators.mapping import Linear
+
 
 class StyleGAN2Discriminator(nn.Module):
     """Pictures (n, 3, size, size), -1 to 1, and conditions (n, c_dim) or None -> logits (n,).
@@ -35,10 +37,10 @@ class StyleGAN2Discriminator(nn.Module):
         self.from_rgb = _Conv(3, widths[0], 1)
         self.blocks = nn.ModuleList(_Residual(a, b) for a, b in pairwise(widths))
         self.conv = _Conv(widths[-1] + 1, widths[-1], 3)
-        self.hidden = _Dense(widths[-1] * 16, widths[-1])
-        self.out = _Dense(widths[-1], widths[-1] if c_dim else 1)
+        self.hidden = Linear(widths[-1] * 16, widths[-1])
+        self.out = Linear(widths[-1], widths[-1] if c_dim else 1)
         if c_dim:
-            self.embed = _Dense(c_dim, widths[-1])
+            self.embed = Linear(c_dim, widths[-1])
         source = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
@@ -103,17 +105,6 @@ class _Conv(nn.Module):
     def forward(self, x: Tensor, *, stride: int = 1, padding: int | None = None) -> Tensor:
         padding = self.weight.shape[-1] // 2 if padding is None else padding
         return F.conv2d(x, self.weight * self.gain, self.bias, stride=stride, padding=padding)
-
-
-class _Dense(nn.Module):
-    def __init__(self, n_in: int, n_out: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_out, n_in))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.gain = 1 / math.sqrt(n_in)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.gain, self.bias)
 
 
 def _lrelu(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainedit.generators.stylegan3 import _SYNTHESIS_DEFAULTS as _STYLEGAN3_DEFAULTS
-from brainedit.generators.stylegan3 import _signals
+from brainedit.generators.stylegan3 import SYNTHESIS_DEFAULTS as STYLEGAN3_DEFAULTS
+from brainedit.generators.stylegan3 import layer_signals
 
 KNOWN = "StyleGAN2 and 3 of NVIDIA (pickle or state dict), StyleGAN2 in rosinality's layout, and PGGAN"
 TOP_SETTINGS = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs")
@@ -96,11 +96,11 @@ def _stylegan3(network: Network) -> tuple[dict, dict[str, Tensor]]:
         kwargs = _stylegan3_from_shapes(network, names, {**sizes, **settings, "margin_size": margin})
     else:
         kwargs, rest = _settings(network.settings, sizes, n_layers=2)
-        unknown = sorted(set(rest) - set(_STYLEGAN3_DEFAULTS))
+        unknown = sorted(set(rest) - set(STYLEGAN3_DEFAULTS))
         if unknown:
             raise ValueError(f"declares a setting {unknown[0][:40]!r}, which no StyleGAN3 has")
         kwargs = {**kwargs, **rest}
-    full = {**_STYLEGAN3_DEFAULTS, **kwargs}
+    full = {**STYLEGAN3_DEFAULTS, **kwargs}
     for name, value in settings.items():
         if full[name] != value:
             raise ValueError(f"declares {name} {full[name]} while its tensors make it {value}")
@@ -131,7 +131,7 @@ def _stylegan3_from_shapes(network: Network, names: list[str], settings: dict) -
     settings["use_radial_filters"] = any(k.endswith("down_filter") and tensors[k].ndim == 2 for k in tensors)
     for exponent in sorted(range(5, 21), key=lambda exponent: abs(exponent - 15)):  # published: 2**15, 2**16
         kwargs = {**settings, "channel_base": 2**exponent}
-        if _stylegan3_layers({**_STYLEGAN3_DEFAULTS, **kwargs}) == names:
+        if _stylegan3_layers({**STYLEGAN3_DEFAULTS, **kwargs}) == names:
             network.notes.append("The settings that leave no trace in a StyleGAN3's shapes are the defaults.")
             return kwargs
     raise ValueError(
@@ -143,7 +143,7 @@ def _stylegan3_layers(settings: dict) -> list[str]:
     """The layers' names, which hold their sizes and widths."""
     if not 0 <= settings["num_critical"] < settings["num_layers"]:
         raise ValueError(f"declares {settings['num_critical']} critical layers of {settings['num_layers']}")
-    signals = _signals(settings["img_resolution"], settings)
+    signals = layer_signals(settings["img_resolution"], settings)
     return [f"L{i}_{signal.size}_{signal.n_channels}" for i, signal in enumerate(signals)]
 
 

@@ -7,24 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainedit.generators.mapping import Linear
+
 _GAIN = math.sqrt(2)  # of the leaky ReLU; it acts ahead of it, on weights, noise and bias
 _STRIP = 64  # rows of a picture that are made at a time
 _HALO = 4  # rows to either side that reach into a strip, twice those of its input
-
-
-class Linear(nn.Module):
-    """Fully connected layer whose stored weights are scaled at run time (equalised learning rate)."""
-
-    def __init__(self, n_in: int, n_out: int, *, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_out, n_in))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.lr_multiplier = lr_multiplier
-        self.weight_gain = lr_multiplier / math.sqrt(n_in)
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, self.weight.dtype)
-        return F.linear(x, self.weight.to(dtype) * self.weight_gain, self.bias.to(dtype) * self.lr_multiplier)
 
 
 class Block(nn.Module):

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainedit.generators.base import Generator, Noise
-from brainedit.generators.modulated import Block, Linear, StyledConv, ToRGB, full_precision
+from brainedit.generators.mapping import MappingNetwork, known_settings
+from brainedit.generators.modulated import Block, StyledConv, ToRGB, full_precision
 
 _ALONE_FROM = 256  # pixels; smaller pictures are made faster all at once than one after the other
 _STRIPS_FROM = 512  # pixels; smaller pictures gain nothing from being made in strips of rows
@@ -70,8 +70,10 @@ class StyleGAN2(Generator):
         seed: int = 0,
     ):
         super().__init__()
-        mapping = _settings("mapping_kwargs", mapping_kwargs or {}, _MAPPING_DEFAULTS)
-        synthesis = _settings("synthesis_kwargs", synthesis_kwargs or {}, _SYNTHESIS_DEFAULTS)
+        mapping = known_settings("StyleGAN2's mapping_kwargs", mapping_kwargs or {}, _MAPPING_DEFAULTS)
+        synthesis = known_settings(
+            "StyleGAN2's synthesis_kwargs", synthesis_kwargs or {}, _SYNTHESIS_DEFAULTS
+        )
         _check_supported(img_resolution, img_channels, mapping, synthesis)
         self.kwargs = {
             "z_dim": z_dim,
@@ -86,7 +88,7 @@ class StyleGAN2(Generator):
         self.spaces = ("z", "w", "w+", "s")
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
         self.image_size = img_resolution
-        self.mapping = _Mapping(z_dim, c_dim, w_dim, mapping)
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, mapping)
         self.synthesis = _synthesis_blocks(w_dim, img_resolution, synthesis)
         self.n_layers = 2 * len(self.synthesis)
         self.n_styles = sum(len(layer.affine.bias) for _, layer, _ in self._styled_layers())
@@ -194,36 +196,9 @@ class StyleGAN2(Generator):
         return self.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-class _Mapping(nn.Module):
-    def __init__(self, z_dim: int, c_dim: int, w_dim: int, settings: dict[str, Any]):
-        super().__init__()
-        embed_features = (settings["embed_features"] or w_dim) if c_dim else 0
-        hidden = settings["layer_features"] or w_dim
-        n = settings["num_layers"]
-        widths = [z_dim + embed_features] + [hidden] * (n - 1) + [w_dim]
-        if c_dim:
-            self.embed = Linear(c_dim, embed_features)
-        self.layers = [f"fc{i}" for i in range(n)]
-        for i, name in enumerate(self.layers):
-            self.add_module(name, Linear(widths[i], widths[i + 1], lr_multiplier=settings["lr_multiplier"]))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        x = _unit_second_moment(z)
-        if labels is not None:
-            x = torch.cat([x, _unit_second_moment(self.embed(labels.to(z.dtype)))], dim=1)
-        for name in self.layers:
-            x = F.leaky_relu(getattr(self, name)(x), 0.2) * math.sqrt(2)
-        return x
-
-
 def _of_sample(noise_map: Tensor | None, i: int) -> Tensor | None:
     shared = noise_map is None or noise_map.ndim == 2 or len(noise_map) == 1
     return noise_map if shared else noise_map[i : i + 1]
-
-
-def _unit_second_moment(x: Tensor) -> Tensor:
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 def _synthesis_blocks(w_dim: int, image_size: int, settings: dict[str, Any]) -> nn.ModuleDict:
@@ -246,13 +221,6 @@ def _synthesis_blocks(w_dim: int, image_size: int, settings: dict[str, Any]) -> 
             for size, n_in, n_out in zip(sizes, [0, *widths], widths, strict=False)
         }
     )
-
-
-def _settings(kind: str, given: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        raise ValueError(f"StyleGAN2's {kind} has no setting {unknown[0]!r}; known: {', '.join(defaults)}.")
-    return {**defaults, **given}
 
 
 def _check_supported(size: int, n_channels: int, mapping: dict[str, Any], synthesis: dict[str, Any]) -> None:
@@ -281,9 +249,4 @@ def _draw_weights(generator: StyleGAN2, seed: int) -> None:
             tensor.copy_(torch.randn(tensor.shape, generator=source))
         if name.endswith("affine.bias"):
             tensor.fill_(1.0)
-    for name in generator.mapping.layers:
-        layer = getattr(generator.mapping, name)
-        layer.weight /= layer.lr_multiplier
-    if generator.c_dim == 0:
-        z = torch.randn(1000, generator.z_dim, generator=source)
-        generator.mapping.w_avg.copy_(generator.map(z).mean(0))
+    generator.mapping.start(source)

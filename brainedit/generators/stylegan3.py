@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainedit.generators.base import Generator, Noise
-from brainedit.generators.modulated import Linear
-from brainedit.generators.stylegan2 import _Mapping
+from brainedit.generators.mapping import Linear, MappingNetwork, known_settings
 
 _MAPPING_DEFAULTS = {
     "num_layers": 2,
     "lr_multiplier": 0.01,
     "w_avg_beta": 0.998,  # training only
 }
-_SYNTHESIS_DEFAULTS = {
+SYNTHESIS_DEFAULTS = {
     "channel_base": 32768,
     "channel_max": 512,
     "num_layers": 14,
@@ -73,8 +72,8 @@ class StyleGAN3(Generator):
         **synthesis_kwargs: Any,
     ):
         super().__init__()
-        mapping = _settings("mapping_kwargs", mapping_kwargs or {}, _MAPPING_DEFAULTS)
-        synthesis = _settings("synthesis", synthesis_kwargs, _SYNTHESIS_DEFAULTS)
+        mapping = known_settings("StyleGAN3's mapping_kwargs", mapping_kwargs or {}, _MAPPING_DEFAULTS)
+        synthesis = known_settings("StyleGAN3's synthesis", synthesis_kwargs, SYNTHESIS_DEFAULTS)
         _check_supported(img_resolution, img_channels, synthesis)
         self.kwargs = {
             "z_dim": z_dim,
@@ -90,7 +89,9 @@ class StyleGAN3(Generator):
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
         self.image_size = img_resolution
         self.output_scale = synthesis["output_scale"]
-        self.mapping = _Mapping(z_dim, c_dim, w_dim, {**mapping, "embed_features": 0, "layer_features": 0})
+        self.mapping = MappingNetwork(
+            z_dim, c_dim, w_dim, {**mapping, "embed_features": 0, "layer_features": 0}
+        )
         self.synthesis = _synthesis_layers(w_dim, img_resolution, synthesis)
         self.n_layers = len(self.synthesis)
         self.n_styles = sum(layer.affine.weight.shape[0] for layer in self.synthesis.values())
@@ -138,7 +139,7 @@ class StyleGAN3(Generator):
         return tuple((affine.weight * affine.weight_gain).detach() for affine in affines)
 
 
-class _Signal(NamedTuple):
+class Signal(NamedTuple):
     """What lies between two layers; rates and frequencies are per picture width."""
 
     size: int  # samples along a side, margin included
@@ -148,7 +149,7 @@ class _Signal(NamedTuple):
     n_channels: int
 
 
-def _signals(resolution: int, settings: dict[str, Any]) -> list[_Signal]:
+def layer_signals(resolution: int, settings: dict[str, Any]) -> list[Signal]:
     """The output signal of every layer: cutoff and stopband grow geometrically until the critical layers.
 
     Source: Karras et al., NeurIPS 2021, section 3.2.
@@ -166,11 +167,11 @@ def _signals(resolution: int, settings: dict[str, Any]) -> list[_Signal]:
     n_channels = np.rint(np.minimum(settings["channel_base"] / 2 / cutoffs, settings["channel_max"]))
     n_channels[-1] = 3
     columns = (sizes.astype(int), rates.astype(int), cutoffs, half_widths, n_channels.astype(int))
-    return [_Signal(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return [Signal(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _synthesis_layers(w_dim: int, resolution: int, settings: dict[str, Any]) -> nn.ModuleDict:
-    signals = _signals(resolution, settings)
+    signals = layer_signals(resolution, settings)
     names = [f"L{i}_{signal.size}_{signal.n_channels}" for i, signal in enumerate(signals)]
     layers = nn.ModuleDict({"input": _Input(signals[0], w_dim)})
     for i in range(settings["num_layers"]):
@@ -187,7 +188,7 @@ class _Input(nn.Module):
     Waves that leave the band of the sampling rate when `transform` scales them fade out.
     """
 
-    def __init__(self, signal: _Signal, w_dim: int):
+    def __init__(self, signal: Signal, w_dim: int):
         super().__init__()
         self.signal = signal
         n = signal.n_channels
@@ -226,9 +227,7 @@ class _Input(nn.Module):
 class _Layer(nn.Module):
     """Modulated convolution and bias, then leaky ReLU at a higher rate between two low-pass filters."""
 
-    def __init__(
-        self, before: _Signal, after: _Signal, w_dim: int, settings: dict[str, Any], *, radial: bool
-    ):
+    def __init__(self, before: Signal, after: Signal, w_dim: int, settings: dict[str, Any], *, radial: bool):
         super().__init__()
         self.clamp, kernel = settings["conv_clamp"], settings["conv_kernel"]
         self.affine = Linear(w_dim, before.n_channels)
@@ -282,7 +281,7 @@ class _ToRGB(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-def _low_pass(signal: _Signal, *, n_taps: int, rate: int, radial: bool = False) -> Tensor | None:
+def _low_pass(signal: Signal, *, n_taps: int, rate: int, radial: bool = False) -> Tensor | None:
     """Kaiser-windowed sinc (n_taps,), or jinc (n_taps, n_taps), that keeps the signal's band; None for 1 tap.
 
     Source: Karras et al., NeurIPS 2021, appendix C.
@@ -330,13 +329,6 @@ def _downsample(x: Tensor, taps: Tensor | None, factor: int) -> Tensor:
     return F.conv2d(x, taps.transpose(2, 3), stride=(factor, 1), groups=n_channels)
 
 
-def _settings(kind: str, given: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        raise ValueError(f"StyleGAN3's {kind} has no setting {unknown[0]!r}; known: {', '.join(defaults)}.")
-    return {**defaults, **given}
-
-
 def _check_supported(size: int, n_channels: int, synthesis: dict[str, Any]) -> None:
     if size < 8 or size & (size - 1):
         raise ValueError(f"StyleGAN3's img_resolution must be a power of 2 from 8 up; got {size}.")
@@ -356,10 +348,5 @@ def _draw_weights(generator: StyleGAN3, seed: int) -> None:
             tensor.normal_(generator=source)
         if name.endswith("affine.bias"):
             tensor.fill_(1.0)
-    for name in generator.mapping.layers:
-        layer = getattr(generator.mapping, name)
-        layer.weight /= layer.lr_multiplier
     generator.synthesis["input"].draw_waves(source)
-    if generator.c_dim == 0:
-        z = torch.randn(1000, generator.z_dim, generator=source)
-        generator.mapping.w_avg.copy_(generator.map(z).mean(0))
+    generator.mapping.start(source)
