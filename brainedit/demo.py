@@ -38,7 +38,7 @@ from saliency.image import occlusion_map, region_hit
 
 logger = logging.getLogger(__name__)
 
-GENERATOR, ATTRIBUTE, SPACE = "dcgan-faces", "smile", "z"
+GENERATOR, ATTRIBUTE, SPACE = "faces", "smile", "w"
 TARGET = "label == 'smile'"
 N_PICTURES, N_REPEATS, SNR = 480, 4, 0.2
 N_FACES, N_PEOPLE, AUC = 400, 4, 0.79
@@ -63,8 +63,7 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> Path
 
     The folder also holds what the web page opens with: a model, epochs, pictures, latents, directions.
     """
-    generator = load_generator(GENERATOR)  # before any work: it may be missing
-    measure = judge(ATTRIBUTE)
+    generator, measure = load_generator(GENERATOR), judge(f"painted/{ATTRIBUTE}")
     result = Result(
         job="demo",
         title="What a brain response says about a picture",
@@ -277,7 +276,7 @@ def _faces_section(oddball: _Oddball, generator: Generator, measure: Judge) -> S
         [
             f"{N_PEOPLE} simulated people see the same {N_FACES} generated faces and look for a {ATTRIBUTE}. "
             f"Targets evoke a P300 of such an amplitude that a single trial is told apart with AUC {AUC}.",
-            f"The faces: {generator.name}. {generator.licence}",
+            f"The faces come from the bundled generator. {generator.licence}",
             f"Which face is a target is said by a judge, {measure.source} {measure.limits}",
         ],
         pictures=[(sheet, f"Above: the ten that the judge calls most '{ATTRIBUTE}'; below: the ten least.")],
@@ -295,7 +294,9 @@ def _effect_section(
 ) -> Section:
     """What the edits do to the judge's score of new faces, at equal steps in latent space."""
     z = generator.sample(40, space=SPACE, seed=2000)
-    spread = float(measure.score(generator.synthesize(generator.sample(400, seed=2001), space=SPACE)).std())
+    spread = float(
+        measure.score(generator.synthesize(generator.sample(400, space=SPACE, seed=2001), space=SPACE)).std()
+    )
 
     def change(direction: Direction) -> np.ndarray:
         images = edit(generator, z, [(direction, DOSES)], space=SPACE).detach()

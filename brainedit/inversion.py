@@ -84,6 +84,7 @@ def invert(
         them is the bar above which a picture is called one that this generator cannot make
     batch_size : latents optimised at once; by the picture's size when None
 
+    Returns an `Inversion` and not the latents alone, so that no one edits a picture without seeing what was lost.
     Raises ValueError when the generator lacks the space, or pictures, start or a setting do not fit.
     Source: Karras et al., CVPR 2020 (appendix D: schedule, jitter, noise maps). Differs: latents move in the
     prior's standard deviations, w+ is free by layer, other features, several starts.
@@ -232,6 +233,7 @@ def _starts(task: _Task, first: Tensor | None, n_restarts: int) -> Tensor:
     return u
 
 
+@torch.enable_grad()
 def _descend(
     task: _Task, u: Tensor, rows: Tensor, steps: int, bar: tqdm, *, optimise_noise: bool = False
 ) -> _Found:

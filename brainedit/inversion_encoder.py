@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from brainedit.assets import FACES
 from brainedit.encoders.image import resize
 from brainedit.encoders.perceptual import FeatureDistance
-from brainedit.generators.base import Generator
+from brainedit.generators.base import Generator, tensors_sha256
 from brainedit.generators.prior import LatentPrior
 from brainedit.inversion import check_pictures, psnr
 from brainedit.training import fit
@@ -96,7 +97,7 @@ class InversionEncoder(nn.Module):
 class EncoderScores:
     """How well an encoder finds samples that took no part in its training.
 
-    r2 : share of the latents' variance (in the prior's units) that it explains; 0 for the mean latent
+    r2 : share of the latents' variance that it explains; 0 for the mean latent
     psnr : mean over pictures, dB, between sample and what the generator makes of the latent
     psnr_of_mean : the same when every picture gets the mean latent
     n : samples
@@ -115,8 +116,8 @@ def train_encoder(
     n_pictures: int = 20_000,
     pictures: Tensor | None = None,
     reconstruction: float = 1.0,
-    batch_size: int = 32,
-    learning_rate: float = 2e-3,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -148,6 +149,8 @@ def train_encoder(
         torch.manual_seed(seed)
         encoder = _new_encoder(task.prior, generator).to(generator.device)
     settings = [generator.sha256, space, n_pictures, batch_size, reconstruction]
+    if pictures is not None:
+        settings.append(tensors_sha256({"pictures": pictures}))
     fit(
         encoder,
         _loss(encoder, task, pictures, reconstruction),
@@ -187,12 +190,17 @@ def evaluate_encoder(
     wanted = torch.cat(list(generator.synthesize_batches(truth, space=space, labels=labels)))
     found = encode(encoder, wanted)
     images = torch.cat(list(generator.synthesize_batches(found, space=space, labels=labels)))
-    mean = prior.latents(torch.zeros_like(found)) if not prior.on_sphere else truth.mean(0).expand_as(truth)
+    truth = prior.latents(prior.coordinates(truth))  # on the sphere, where there is one
+    mean = truth.mean(0).expand_as(truth)
     constant = torch.cat(list(generator.synthesize_batches(mean, space=space, labels=labels)))
-    u, u_found = prior.coordinates(truth), prior.coordinates(found)
-    left, total = (u - u_found).square().sum(), (u - u.mean(0)).square().sum()
+    left, total = (truth - found).square().sum(), (truth - truth.mean(0)).square().sum()
     scores = [psnr(made, wanted).mean().item() for made in (images, constant)]
     return EncoderScores(r2=float(1 - left / total), psnr=scores[0], psnr_of_mean=scores[1], n=n)
+
+
+def face_encoder() -> InversionEncoder:
+    """The bundled encoder of the generator "faces", into w."""
+    return load_encoder(FACES)
 
 
 def load_encoder(
@@ -227,7 +235,7 @@ def load_encoder(
 
 
 class _Samples:
-    """Batches of a generator's pictures with the coordinates of their latents."""
+    """Batches of a generator's pictures with their latents."""
 
     def __init__(self, generator: Generator, space: str, *, batch_size: int, n_epoch: int, seed: int):
         self.generator, self.space = generator, space
@@ -242,7 +250,7 @@ class _Samples:
             shown = labels if self.space == "z" else None
             images = self.generator.synthesize(latents, space=self.space, labels=shown)
             # where in the real pictures to look, as parts of their number
-            yield images, self.prior.coordinates(latents), torch.rand(self.batch_size // 4, generator=rng)
+            yield images, latents, torch.rand(self.batch_size // 4, generator=rng)
 
     def _latents(self, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         n, device = self.batch_size, self.generator.device
@@ -251,7 +259,7 @@ class _Samples:
             labels = self.classes[torch.randint(len(self.classes), (n,), generator=rng)]
         z = torch.randn(2, n, self.generator.z_dim, generator=rng).to(self.prior.mean)
         if self.space == "z":
-            return z[0], labels
+            return self.prior.latents(z[0]), labels  # on the sphere, where there is one
         w, other = (self.generator.map(part, labels=labels) for part in z)
         if self.space == "w":
             return w, labels
@@ -265,14 +273,13 @@ class _Samples:
 def _loss(
     encoder: InversionEncoder, task: _Samples, pictures: Tensor | None, weight: float
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Squared error of the coordinates, and of what is made of real pictures."""
+    """Squared error over the latents' variance, and the error of what is made of real pictures."""
     distance = FeatureDistance().to(task.generator.device) if pictures is not None else None
+    scale = 1.0 if task.prior.basis is None else task.prior.basis.square().sum(0).mean()
 
-    def loss(images: Tensor, u: Tensor, places: Tensor) -> Tensor:
-        found = encoder.coordinates(images)
-        if encoder.on_sphere:
-            found = F.normalize(found, dim=-1) * math.sqrt(found.shape[-1])
-        value = (found - u).square().mean()
+    def loss(images: Tensor, latents: Tensor, places: Tensor) -> Tensor:
+        # in latents, not coordinates: what varies most shows most in the picture
+        value = (encoder(images) - latents).square().mean() / scale
         if pictures is None or len(places) == 0:
             return value
         real = pictures[(places * len(pictures)).long()]

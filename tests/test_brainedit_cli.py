@@ -1,7 +1,9 @@
 """brainedit.cli: every command's help, one sentence and exit code 2 for what a user can mend."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +55,18 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "ui", "epochs", "train", "saliency", "directions", "edit", "sys-info"):
+    for command in (
+        "demo",
+        "ui",
+        "epochs",
+        "train",
+        "saliency",
+        "directions",
+        "edit",
+        "invert",
+        "convert",
+        "sys-info",
+    ):
         assert command in done.stdout
 
 
@@ -80,10 +93,43 @@ def test_train_then_saliency(monkeypatch, capsys, world, trained):
     assert np.load(world / "map" / "map.npy").shape == (224, 224)
 
 
+def test_convert_and_invert(monkeypatch, capsys, world):
+    pickled = Path(__file__).parent / "vectors" / "sg2_original.pkl"
+    assert run(monkeypatch, "convert", pickled, "--out", world / "converted", "--licence", "CC0") == 0
+    made = world / "converted"
+    assert json.loads((made / "generator.json").read_text())["licence"] == "CC0"
+    assert (made / "report.html").is_file()
+    settings = ["--steps", 4, "--restarts", 1, "--space", "w"]
+    pictures = world / "two"
+    pictures.mkdir()
+    for path in sorted((world / "pictures").rglob("*.png"))[:2]:
+        (pictures / path.name).write_bytes(path.read_bytes())
+    arguments = ["invert", "--images", pictures, "--generator", made, "--out", world / "inverted"]
+    assert run(monkeypatch, *arguments, *settings) == 0
+    assert capsys.readouterr().out.strip().endswith("inverted/report.html")
+    assert (world / "inverted" / "latents.safetensors").is_file()
+
+
+def test_train_generator(monkeypatch, world, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(64):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    monkeypatch.setenv("BRAINEDIT_CACHE", str(tmp_path / "cache"))
+    network = {"z_dim": 4, "w_dim": 4, "synthesis_kwargs": {"channel_base": 64, "channel_max": 4}}
+    settings = {"method": "stylegan2-ada", "batch_size": 4, "network": network}
+    (tmp_path / "tiny.yaml").write_text(json.dumps({"pictures": {"size": 16}, "generator": settings}))
+    arguments = ["train", "generator", "--pictures", tmp_path, "--config", tmp_path / "tiny.yaml"]
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    assert run(monkeypatch, *arguments, "--n-pictures", 8, "--out", out) == 0
+    assert (out / "generator" / "generator.json").is_file()
+
+
 def bad_inputs(world, trained):
     (world / "text.fif").write_text("no EEG")
     Image.new("RGB", (1, 1)).save(world / "dot.png")
     (world / "broken").mkdir(exist_ok=True)
+    canary = f"open({str(world / 'never')!r}, 'w')".encode()
+    (world / "hostile.pkl").write_bytes(b"cbuiltins\nexec\n(V" + canary + b"\ntR.")
     (world / "broken" / "model.json").write_text("{")
     epochs, pictures, picture = world / "epochs-epo.fif", world / "pictures", world / "dot.png"
     train = ["train", "joint", "--out", world / "never", "--images", pictures]
@@ -105,6 +151,10 @@ def bad_inputs(world, trained):
             "'1,x'",
         ),
         (["saliency", "--nothing"], "--nothing"),
+        (["convert", world / "hostile.pkl", "--out", world / "never"], "no generator"),
+        (["convert", world / "gone.pkl", "--out", world / "never"], "gone.pkl"),
+        (["invert", "--images", world / "broken", "--out", world / "never"], "broken"),
+        (["train", "generator", "--pictures", world / "broken", "--out", world / "never"], "at least 64"),
     ]
 
 

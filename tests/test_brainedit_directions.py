@@ -245,7 +245,7 @@ class LinearPictures(Generator):
         weight = torch.randn(48, 12, generator=torch.Generator().manual_seed(1)) / 40
         self.weight = torch.nn.Parameter(weight)
 
-    def raw_images(self, latents, *, space):
+    def raw_images(self, latents, *, space, labels=None, noise="const"):
         x = self.check_latents(latents, space=space) @ self.weight.T
         return (x + self.bend * x**2).view(-1, 3, 4, 4)
 

@@ -290,7 +290,7 @@ def test_a_missing_lpips_is_one_sentence(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(stylegan2):
-    return train_encoder(stylegan2, space="w", n_pictures=4 * 1024, seed=1, progress=False)
+    return train_encoder(stylegan2, space="w", n_pictures=3 * 1024, seed=1, progress=False)
 
 
 def test_the_encoder_finds_new_samples(stylegan2, trained):
@@ -335,7 +335,7 @@ def test_a_saved_encoder_comes_back(tmp_path, stylegan2, trained, planted):
 
 
 def test_encoder_settings_that_cannot_be_met(stylegan2):
-    with pytest.raises(ValueError, match="got 0 pictures, batches of 32"):
+    with pytest.raises(ValueError, match="got 0 pictures, batches of 16"):
         train_encoder(stylegan2, n_pictures=0)
     with pytest.raises(ValueError, match="input_size is a power of 2 from 8 up; got 48"):
         InversionEncoder(space="w", shape=(8,), input_size=48)

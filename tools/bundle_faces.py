@@ -80,13 +80,9 @@ def main(options: argparse.Namespace) -> None:
         figures["attributes"] = regressor.card
     faces = load_generator("faces")
     if "encoder" in steps:
-        images, _ = painted(options.pictures)
-        encoder = train_encoder(
-            faces, space="w+", n_pictures=options.encoder_pictures, pictures=images[:4000].float() / 255
-        )
+        encoder = train_encoder(faces, space="w", n_pictures=options.encoder_pictures)
         encoder.save(ASSETS)
-        scores = evaluate_encoder(load_encoder(ASSETS, generator=faces), faces)
-        figures["encoder"] = vars(scores)
+        figures["encoder"] = vars(evaluate_encoder(load_encoder(ASSETS, generator=faces), faces))
     if "check" in steps:
         figures["memory"], sheet = nearest_training_pictures(
             faces, *(painted(f)[0] for f in (options.pictures, options.held_out))
@@ -105,6 +101,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--shown", type=int, default=0, help="pictures shown in its training, for the model card"
     )
-    parser.add_argument("--encoder-pictures", type=int, default=20_000)
+    parser.add_argument("--encoder-pictures", type=int, default=24_576)
     parser.add_argument("--only", default="", help="of generator,attributes,encoder,check")
     main(parser.parse_args())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from brainedit import editing
+from brainedit.assets import FACES
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PICTURE_SUFFIXES
 from brainedit.encoders.image import read_picture, resize
@@ -39,13 +40,16 @@ def invert_folder(
 
     images : a folder; a picture's path below it is its stimulus. Pictures that are not square are squeezed
     label : the class of all pictures, for a conditional generator
-    encoder : a folder written by `InversionEncoder.save`; its latents are the first start
+    encoder : a folder written by `InversionEncoder.save`; its latents are the first start. The bundled
+        generator "faces" has one of its own, for w and w+
     n_own : pictures of the generator's own that are inverted beside them, for comparison
 
     The other settings are those of `brainedit.inversion.invert`. Returns the result folder.
     """
     check_out(out, overwrite=overwrite)
     maker = load_generator(generator)
+    if encoder is None and generator == "faces" and space != "z":
+        encoder = FACES
     names, pictures, squeezed = read_folder(images, size=maker.image_size)
     start = encode(load_encoder(encoder, generator=maker), pictures) if encoder is not None else None
     settings = {"space": space, "steps": steps, "n_restarts": n_restarts, "optimise_noise": optimise_noise}
