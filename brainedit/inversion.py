@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from brainedit.generators.prior import LatentPrior
 
 SPACES = ("z", "w", "w+")
 POOR_PSNR = 18.0  # dB; below it a picture's layout is lost as a rule
+POOR_DISTANCE = 0.5  # of the feature distance between two different samples of the generator
 _VARIANCE_FLOOR = (
     1e-3  # of the mean variance: moves where the prior hardly varies are unusual, not impossible
 )
@@ -64,7 +65,6 @@ def invert(
     labels: Tensor | int | None = None,
     optimise_noise: bool = False,
     perceptual: str | nn.Module = "efficientnet_lite0",
-    n_own: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Inversion:
@@ -80,8 +80,6 @@ def invert(
     labels : for a conditional generator, as in `Generator.synthesize`; in w they say which prior is meant
     optimise_noise : fit the noise maps too, from new draws; they may then hold detail that no latent can edit
     perceptual : "efficientnet_lite0", "lpips", or a module with the interface of `FeatureDistance`
-    n_own : this many pictures of the generator's own are inverted too, and the worst feature distance among
-        them is the bar above which a picture is called one that this generator cannot make
     batch_size : latents optimised at once; by the picture's size when None
 
     Returns an `Inversion` and not the latents alone, so that no one edits a picture without seeing what was lost.
@@ -89,7 +87,7 @@ def invert(
     Source: Karras et al., CVPR 2020 (appendix D: schedule, jitter, noise maps). Differs: latents move in the
     prior's standard deviations, w+ is free by layer, other features, several starts.
     """
-    _check(generator, space, steps=steps, n_restarts=n_restarts, n_own=n_own, batch_size=batch_size)
+    _check(generator, space, steps=steps, n_restarts=n_restarts, batch_size=batch_size)
     pictures = check_pictures(image)
     wanted = resize(pictures.to(next(generator.parameters())), size=generator.image_size)
     n = len(wanted)
@@ -97,8 +95,6 @@ def invert(
     prior = LatentPrior(generator, space, labels=labels, seed=seed)
     first = None if start is None else prior.coordinates(_start(generator, start, space=space, n=n))
     task = _Task(generator, prior, _distance(perceptual, generator), wanted, labels, seed)
-    if n_own:
-        task = _with_own(task, n_own)
     size = batch_size or max(1, min(32, 2**17 // generator.image_size**2))
     n_scout = math.ceil(_SCOUT * steps) if n_restarts > 1 else 0
     total = len(task.wanted) * (n_restarts * n_scout + steps - n_scout)
@@ -107,8 +103,8 @@ def invert(
         rows = torch.arange(len(u)).split(size)
         found = [_descend(task, u[r], r, steps - n_scout, bar, optimise_noise=optimise_noise) for r in rows]
     u, images = torch.cat([part.u for part in found]), torch.cat([part.images for part in found])
-    noise = [torch.cat(maps)[:n] for maps in zip(*(part.noise for part in found), strict=True)]
-    return _judged(task, prior.latents(u), images, noise or None, n=n, shape=tuple(pictures.shape[-2:]))
+    noise = [torch.cat(maps) for maps in zip(*(part.noise for part in found), strict=True)]
+    return _judged(task, prior.latents(u), images, noise or None, shape=tuple(pictures.shape[-2:]))
 
 
 def psnr(images: Tensor, wanted: Tensor) -> Tensor:
@@ -194,6 +190,12 @@ class _Task:
     wanted: Tensor
     labels: Tensor | None
     seed: int
+
+    @torch.no_grad()
+    def feature_distances(self, images: Tensor, others: Tensor) -> Tensor:
+        """Between each picture and its counterpart, (n,)."""
+        pairs = zip(images.split(8), others.split(8), strict=True)
+        return torch.cat([self.distance(a, self.distance.prepare(b)) for a, b in pairs]).cpu()
 
 
 @dataclass
@@ -304,22 +306,17 @@ def _judged(
     images: Tensor,
     noise: list[Tensor] | None,
     *,
-    n: int,
     shape: tuple[int, int],
 ) -> Inversion:
-    """The first n pictures with their errors; the others are the generator's own and set the bar."""
-    with torch.no_grad():
-        pairs = zip(images.split(8), task.wanted.split(8), strict=True)
-        distances = torch.cat([task.distance(a, task.distance.prepare(b)) for a, b in pairs]).cpu().numpy()
-    bar = float(distances[n:].max()) if len(distances) > n else math.inf
+    """The pictures with their errors, and what a reader must know of each."""
+    distances, strangers = task.feature_distances(images, task.wanted).numpy(), _between_samples(task)
     size = task.generator.image_size
-    images, wanted, latents = images[:n], task.wanted[:n], latents[:n]
-    scores = psnr(images, wanted).cpu().numpy()
-    likeness = ssim(images, wanted).cpu().numpy() if size >= 11 else np.full(n, np.nan)
+    scores = psnr(images, task.wanted).cpu().numpy()
+    likeness = ssim(images, task.wanted).cpu().numpy() if size >= 11 else np.full(len(images), np.nan)
     off_prior = task.prior.distance(latents)
     warnings = []
-    for score, distance, off in zip(scores, distances[:n], off_prior, strict=True):
-        found = list(_quality_warnings(task.generator.name, score, distance, bar))
+    for score, distance, off in zip(scores, distances, off_prior, strict=True):
+        found = list(_quality_warnings(task.generator.name, score, distance, strangers))
         low, high = task.prior.range
         if not low <= off <= high:
             found.append(
@@ -330,28 +327,31 @@ def _judged(
             found.append(f"The picture was scaled from {shape[0]} x {shape[1]} to {size} x {size} pixels.")
         warnings.append(tuple(found))
     return Inversion(
-        latents, images, noise, scores, likeness, distances[:n], off_prior, task.prior.range, warnings
+        latents, images, noise, scores, likeness, distances, off_prior, task.prior.range, warnings
     )
 
 
-def _quality_warnings(name: str, score: float, distance: float, bar: float) -> Iterator[str]:
+def _quality_warnings(name: str, score: float, distance: float, strangers: float) -> Iterator[str]:
     if score < POOR_PSNR:
         yield f"{name} cannot make this picture: {score:.1f} dB, below {POOR_PSNR:.0f} dB."
-    if distance > bar:
+    if distance > POOR_DISTANCE * strangers:
         yield (
-            f"{name} cannot make this picture: feature distance {distance:.3f}, at most {bar:.3f} for its own."
+            f"{name} cannot make this picture: feature distance {distance:.3f}, where two different samples of "
+            f"it are {strangers:.3f} apart."
         )
 
 
-def _with_own(task: _Task, n_own: int) -> _Task:
-    """The task with n_own samples of the generator behind its pictures."""
-    labels = task.prior.cycled_labels(n_own)
+def _between_samples(task: _Task) -> float:
+    """Median feature distance between two different samples of the generator, over 12 pairs."""
+    n = 24
+    labels = task.prior.cycled_labels(n)
     space = "z" if task.prior.space == "z" else "w"
-    latents = task.generator.sample(n_own, space=space, labels=labels, seed=task.seed + 3)
+    latents = task.generator.sample(n, space=space, labels=labels, seed=task.seed + 3)
     shown = labels if space == "z" else None
-    own = torch.cat(list(task.generator.synthesize_batches(latents, space=space, labels=shown, batch_size=4)))
-    both = labels if labels is None else torch.cat([task.labels, labels])
-    return replace(task, wanted=torch.cat([task.wanted, own]), labels=both)
+    images = torch.cat(
+        list(task.generator.synthesize_batches(latents, space=space, labels=shown, batch_size=4))
+    )
+    return float(task.feature_distances(images[: n // 2], images[n // 2 :]).median())
 
 
 def _start(generator: Generator, start: Tensor, *, space: str, n: int) -> Tensor:
@@ -369,13 +369,11 @@ def _distance(perceptual: str | nn.Module, generator: Generator) -> nn.Module:
     return made.to(next(generator.parameters()))
 
 
-def _check(
-    generator: Generator, space: str, *, steps: int, n_restarts: int, n_own: int, batch_size: int | None
-) -> None:
+def _check(generator: Generator, space: str, *, steps: int, n_restarts: int, batch_size: int | None) -> None:
     generator.latent_shape(space)
     if space not in SPACES:
         raise ValueError(f"Pictures are inverted into 'z', 'w' or 'w+'; got {space!r}.")
-    least = {"steps": (steps, 1), "n_restarts": (n_restarts, 1), "n_own": (n_own, 0)}
+    least = {"steps": (steps, 1), "n_restarts": (n_restarts, 1)}
     if batch_size is not None:
         least["batch_size"] = (batch_size, 1)
     for name, (value, lowest) in least.items():

@@ -32,7 +32,6 @@ def invert_folder(
     label: int | None = None,
     encoder: str | Path | None = None,
     perceptual: str = "efficientnet_lite0",
-    n_own: int = 4,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -42,7 +41,6 @@ def invert_folder(
     label : the class of all pictures, for a conditional generator
     encoder : a folder written by `InversionEncoder.save`; its latents are the first start. The bundled
         generator "faces" has one of its own, for w and w+
-    n_own : pictures of the generator's own that are inverted beside them, for comparison
 
     The other settings are those of `brainedit.inversion.invert`. Returns the result folder.
     """
@@ -53,7 +51,7 @@ def invert_folder(
     names, pictures, squeezed = read_folder(images, size=maker.image_size)
     start = encode(load_encoder(encoder, generator=maker), pictures) if encoder is not None else None
     settings = {"space": space, "steps": steps, "n_restarts": n_restarts, "optimise_noise": optimise_noise}
-    settings |= {"perceptual": perceptual, "n_own": n_own, "seed": seed}
+    settings |= {"perceptual": perceptual, "seed": seed}
     found = invert(maker, pictures, start=start, labels=label, **settings)
     result = Result(
         job="invert",
