@@ -151,7 +151,7 @@ def bad_inputs(world, trained):
             "'1,x'",
         ),
         (["saliency", "--nothing"], "--nothing"),
-        (["convert", world / "hostile.pkl", "--out", world / "never"], "no generator"),
+        (["convert", world / "hostile.pkl", "--out", world / "never"], "builtins.exec, which was not run"),
         (["convert", world / "gone.pkl", "--out", world / "never"], "gone.pkl"),
         (["invert", "--images", world / "broken", "--out", world / "never"], "broken"),
         (["train", "generator", "--pictures", world / "broken", "--out", world / "never"], "at least 64"),

@@ -51,17 +51,22 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     for a damaged file, and for one that names more than it holds.
     """
     contents = read_objects(path)
+    strange = ", ".join([name for name in contents.names if not name.startswith(_HARMLESS)][:5])
     with naming(Path(path)):
-        label, found, siblings = _choose(contents.value)
+        try:
+            label, found, siblings = _choose(contents.value)
+        except ValueError as error:
+            raise (
+                ValueError(f"{error}; it names {strange}, which was not run") if strange else error
+            ) from None
         network = _gather(found, contents.n_bytes)
         network.mean = _latent_mean(siblings)
         architecture, reader = recognise(network.tensors)
         kwargs, tensors = reader(network)
     if label in ("G", "g", "generator", "netG"):
         network.notes.append(f"The file has no averaged generator; {label} is the one in training.")
-    strange = [name for name in contents.names if not name.startswith(_HARMLESS)]
     if strange:
-        network.notes.append(f"Named in the file and not run: {', '.join(strange[:5])}.")
+        network.notes.append(f"Named in the file and not run: {strange}.")
     return Checkpoint(architecture, kwargs, tensors, label, contents.sha256, tuple(network.notes))
 
 
