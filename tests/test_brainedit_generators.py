@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from brainedit.generators.dcgan import DCGANFaces
@@ -149,6 +149,12 @@ def test_converted_checkpoints_are_our_own_files(tmp_path, file, architecture, n
     assert again.sha256 == direct.sha256
     z = direct.sample(2, seed=1)
     assert torch.equal(again.synthesize(z, space="z"), direct.synthesize(z, space="z"))
+
+
+def test_what_was_assumed_of_a_checkpoint_is_said(tmp_path, caplog):
+    save_file(load_file(VECTORS / "sg2_weights.safetensors"), tmp_path / "plain.safetensors")
+    load_generator(tmp_path / "plain.safetensors")
+    assert "does not tell conv_clamp; none was assumed" in caplog.text
 
 
 def test_sha256_follows_the_weights():

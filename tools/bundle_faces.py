@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> None:
         figures["pictures_shown"] = options.shown
     if "attributes" in steps:
         images, table = painted(options.pictures)
-        regressor = train_attributes(images, table, image_size=SIZE)
+        regressor = train_attributes(images, table, image_size=SIZE, n_epochs=8)
         held_out, wanted = painted(options.held_out)
         r2 = r_squared(regressor.table(held_out), wanted.reset_index(drop=True))
         regressor.card = {"n": len(images), "n_held_out": len(held_out), "r2": r2.round(3).to_dict()}

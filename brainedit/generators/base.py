@@ -158,8 +158,11 @@ class Generator(nn.Module, ABC):
         z = z.to(next(self.parameters()))
         if space == "z":
             return z
-        w_plus = self.truncate(self.map(z, labels=labels), psi=truncation, cutoff=cutoff)
-        return {"w": lambda: w_plus[:, 0], "w+": lambda: w_plus, "s": lambda: self.styles(w_plus)}[space]()
+        w = self.map(z, labels=labels)
+        if space == "w":  # never as w+, which is many times larger
+            return self.mean_w() + truncation * (w - self.mean_w())
+        w_plus = self.truncate(w, psi=truncation, cutoff=cutoff)
+        return w_plus if space == "w+" else self.styles(w_plus)
 
     def w_plus(self, latents: Tensor, *, space: str, labels: Tensor | int | None = None) -> Tensor:
         """Latents in z, w or w+ as checked w+ (n, n_layers, w_dim).

@@ -1,6 +1,7 @@
 """Load a generator by its name, from our own files or from anyone's checkpoint, and write our own files."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from brainedit.generators.dcgan import load_dcgan_faces
 from brainedit.generators.pggan import PGGAN
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.generators.stylegan3 import StyleGAN3
+
+logger = logging.getLogger(__name__)
 
 ARCHITECTURES: dict[str, type[Generator]] = {"stylegan2": StyleGAN2, "stylegan3": StyleGAN3, "pggan": PGGAN}
 FORMAT = "brainedit-generator"
@@ -136,6 +139,8 @@ def build(
 
 def _load_checkpoint(path: Path) -> tuple[Generator, Source]:
     found = read_checkpoint(path)
+    for note in found.notes:  # what was assumed may change the pictures
+        logger.warning("%s: %s", path, note)
     generator = build(found.architecture, found.kwargs, found.tensors, source=path)
     generator.name = path.stem
     generator.licence = f"Licence of {path.name} not stated: fill in what its weights may be used for."

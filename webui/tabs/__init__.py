@@ -77,10 +77,8 @@ class Demo:
     @cached_property
     def generators(self) -> dict[str, str]:
         """What can be chosen: shown name -> what `load_generator` takes."""
-        from brainedit.generators.load import NAMED
-
         shown = {Path(self.generator).name: self.generator} | {Path(path).name: path for path in self.own}
-        return shown | {name: name for name in NAMED}
+        return shown | {"faces": "faces"}
 
     def maker(self, name: str) -> "Generator":
         """A generator of `generators`, loaded once."""
