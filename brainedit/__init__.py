@@ -15,7 +15,7 @@ _HOME = {
     "simulate_oddball": "simulate",
     "simulate_passive": "simulate",
     "PairedDataset": "datasets.paired",
-    "split_trials": "audit",
+    "split_trials": "splits",
     "JointModel": "joint",
     "train_joint": "joint",
     "load_joint": "joint",

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from brainedit import figures
-from brainedit.audit import split_trials
+from brainedit.splits import split_trials
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import Direction, brain_direction, compatibility_direction

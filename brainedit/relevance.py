@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
-from brainedit.audit import unit_names
+from brainedit.splits import unit_names
 from brainedit.eeg import check_signal
 from brainedit.evaluation import Score, auc_score
 

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import nn
 
 from brainedit.generators import pickle_machine, unpickle
-from brainedit.generators.pickle_machine import Opaque, Storage, StoredTensor
-from brainedit.generators.unpickle import read_objects
+from brainedit.pickle_machine import Opaque, Storage, StoredTensor
+from brainedit.unpickle import read_objects
 
 VECTORS = Path(__file__).parent / "vectors"
 TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")

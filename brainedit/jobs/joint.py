@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from brainedit import figures
-from brainedit.audit import split_trials
+from brainedit.splits import split_trials
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.eeg import read_epochs
 from brainedit.encoders.image import read_picture

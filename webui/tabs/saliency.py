@@ -108,7 +108,7 @@ def train_upload(
 
     Raises ValueError when a stimulus has no picture, or nothing can be held out.
     """
-    from brainedit.audit import split_trials
+    from brainedit.splits import split_trials
     from brainedit.datasets.paired import PairedDataset
     from brainedit.jobs.joint import evaluation_sections
     from brainedit.joint import train_joint

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainedit.audit import UNITS, split_trials, unit_names
+from brainedit.splits import UNITS, split_trials, unit_names
 
 
 def recordings(seed=0):

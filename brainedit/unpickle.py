@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from brainedit.generators.pickle_machine import Budget, Machine, Storage
+from brainedit.pickle_machine import Budget, Machine, Storage
 
 MAX_BYTES = 4 * 2**30  # of a file
 
