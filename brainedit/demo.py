@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from brainedit import figures
-from brainedit.splits import split_trials
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import Direction, brain_direction, compatibility_direction
@@ -34,6 +33,7 @@ from brainedit.joint import JointModel, train_joint
 from brainedit.judges import Judge, judge
 from brainedit.report import Result, Section, result_folder
 from brainedit.simulate import SimulatedViewing, simulate_oddball, simulate_passive
+from brainedit.splits import split_trials
 from saliency.image import occlusion_map, region_hit
 
 logger = logging.getLogger(__name__)

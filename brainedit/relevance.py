@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
-from brainedit.splits import unit_names
 from brainedit.eeg import check_signal
 from brainedit.evaluation import Score, auc_score
+from brainedit.splits import unit_names
 
 N_STIMULUS_FOLDS = 10
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from brainedit.generators import pickle_machine, unpickle
+from brainedit import pickle_machine, unpickle
 from brainedit.pickle_machine import Opaque, Storage, StoredTensor
 from brainedit.unpickle import read_objects
 

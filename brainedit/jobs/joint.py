@@ -10,13 +10,13 @@ import torch
 from matplotlib.figure import Figure
 
 from brainedit import figures
-from brainedit.splits import split_trials
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.eeg import read_epochs
 from brainedit.encoders.image import read_picture
 from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
 from brainedit.joint import JointModel, train_joint
 from brainedit.report import Result, Section, is_simulated, result_folder
+from brainedit.splits import split_trials
 
 
 def train(

@@ -108,10 +108,10 @@ def train_upload(
 
     Raises ValueError when a stimulus has no picture, or nothing can be held out.
     """
-    from brainedit.splits import split_trials
     from brainedit.datasets.paired import PairedDataset
     from brainedit.jobs.joint import evaluation_sections
     from brainedit.joint import train_joint
+    from brainedit.splits import split_trials
 
     if not files:
         raise ValueError("Upload the pictures of all stimuli to train on them.")
