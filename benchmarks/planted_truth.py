@@ -17,7 +17,7 @@ from tqdm import tqdm
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import brain_direction
 from brainedit.evaluation import Score, proportion_score
-from brainedit.joint import train_joint
+from brainedit.joint_training import train_joint
 from brainedit.relevance import relevance_score, score_trials
 from brainedit.simulate import simulate_oddball, simulate_passive
 from saliency.image import occlusion_map, region_hit

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score, auc_difference, auc_score
 from brainedit.jobs.joint import label_scores
-from brainedit.joint import JointModel, train_joint
+from brainedit.joint import JointModel
+from brainedit.joint_training import train_joint
 from brainedit.relevance import score_trials
 
 # Chosen on the P300 recordings alone; never on a recording that real_n170.py scores.

@@ -20,6 +20,10 @@ app.add_typer(train_app, name="train")
 Out = Annotated[Path, typer.Option("--out", help="result folder; written aside and renamed when complete")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an older result")]
 Seed = Annotated[int, typer.Option("--seed")]
+AllowConfounded = Annotated[
+    bool,
+    typer.Option("--allow-confounded", help="go on where the design supports nothing; all is stamped so"),
+]
 
 
 @app.command()
@@ -91,28 +95,145 @@ def epochs(
     )
 
 
-@train_app.command("joint")
-def train_joint_command(
-    epochs: Annotated[Path, typer.Option(help="epochs (FIF) whose metadata have stimulus or label")],
-    images: Annotated[Path, typer.Option(help="folder of pictures; for labels, one folder a label")],
+@app.command()
+def audit(
+    epochs: Annotated[Path, typer.Argument(help="epochs (FIF)")],
     out: Out,
-    config: Annotated[str, typer.Option(help="YAML file, or a bundled one by name")] = "joint",
-    pair_by: Annotated[str, typer.Option(help="stimulus or label")] = "stimulus",
-    hold_out: Annotated[
-        str | None, typer.Option(help="test trials are apart in: stimulus, run, session, subject")
+    claim: Annotated[
+        str, typer.Option(help="what is to be claimed: picture, category, relevance, direction, map")
+    ] = "category",
+    split: Annotated[
+        str | None,
+        typer.Option(help="how test trials are held out: stimulus, concept, block, run, session, subject"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    target: Annotated[str | None, typer.Option(help="query on the metadata that is true for targets")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of pictures")] = None,
+    pipeline: Annotated[str, typer.Option(help="lda, or joint (needs --images)")] = "lda",
+    embargo: Annotated[
+        float | None, typer.Option(help="s around test trials without training trials")
+    ] = None,
+    permutations: Annotated[int, typer.Option(help="of every permutation test")] = 200,
+    design_only: Annotated[
+        bool, typer.Option("--design-only", help="look at the design, decode nothing")
+    ] = False,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn the joint embedding and score it on trials that it has not seen."""
-    from brainedit.config import read_config
-    from brainedit.jobs.joint import train
-    from brainedit.joint import train_joint
+    """Can this design support this claim? The design, the score, and the controls that could refute it."""
+    from brainedit.jobs.audit import audit_file
 
-    settings = read_config(config, {"joint": train_joint})["joint"]
-    if seed is not None:
-        settings["seed"] = seed
-    _done(train(epochs, images, out, pair_by=pair_by, hold_out=hold_out, overwrite=overwrite, **settings))
+    _done(
+        audit_file(
+            epochs,
+            out,
+            claim=claim,
+            split=split,
+            target=target,
+            images=images,
+            pipeline=pipeline,
+            embargo=embargo,
+            n_permutations=permutations,
+            design_only=design_only,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="folder of a trained model")],
+    epochs: Annotated[Path, typer.Option(help="epochs (FIF) that did not train it")],
+    images: Annotated[Path, typer.Option(help="folder of pictures; for labels, one folder a label")],
+    out: Out,
+    pair_by: Annotated[str, typer.Option(help="stimulus or label")] = "stimulus",
+    subject: Annotated[str | None, typer.Option(help="whose input layer the model uses")] = None,
+    allow_confounded: AllowConfounded = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a trained model on a recording that it has not seen."""
+    from brainedit.jobs.joint import evaluate as evaluate_model
+
+    _done(
+        evaluate_model(
+            _model_folder(model),
+            epochs,
+            images,
+            out,
+            pair_by=pair_by,
+            subject=subject,
+            allow_confounded=allow_confounded,
+            overwrite=overwrite,
+        )
+    )
+
+
+@train_app.command("joint")
+def train_joint_command(
+    out: Out,
+    epochs: Annotated[
+        Path | None, typer.Option(help="epochs (FIF) whose metadata have stimulus or label")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of pictures; for labels, one folder a label")
+    ] = None,
+    config: Annotated[str, typer.Option(help="YAML file, or a bundled one by name")] = "joint",
+    root: Annotated[
+        Path | None, typer.Option(help="folder of a published data set that the configuration names")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="ready-made features of the data set in place of its pictures")
+    ] = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="people, with commas; overrides the configuration's")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="seeds, with commas; overrides the configuration's")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="people and seeds that are trained at the same time")] = 1,
+    pair_by: Annotated[str, typer.Option(help="stimulus or label")] = "stimulus",
+    hold_out: Annotated[
+        str | None,
+        typer.Option(help="test trials are apart in: stimulus, concept, block, run, session, subject"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    allow_confounded: AllowConfounded = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn the joint embedding and score it on trials that it has not seen.
+
+    From epochs and pictures of your own, or a published protocol (--config joint_things_eeg2 --root DIR).
+    """
+    from brainedit.config import read_config
+    from brainedit.datasets.load import load_dataset
+    from brainedit.jobs.joint import train
+    from brainedit.jobs.study import study
+    from brainedit.joint_training import train_joint
+
+    found = read_config(config, {"joint": train_joint, "data": load_dataset, "protocol": study})
+    common = {"allow_confounded": allow_confounded, "overwrite": overwrite}
+    if not found["data"]:
+        if epochs is None or images is None:
+            raise ValueError(
+                f"The configuration {config!r} names no data set; --epochs and --images are needed."
+            )
+        settings = found["joint"] | ({} if seed is None else {"seed": seed})
+        _done(train(epochs, images, out, pair_by=pair_by, hold_out=hold_out, **common, **settings))
+        return
+    if epochs is not None or images is not None:
+        raise ValueError(
+            f"The configuration {config!r} names a data set; give --root in place of --epochs, --images."
+        )
+    data, protocol, joint = found["data"], found["protocol"], found["joint"]
+    data |= {} if root is None else {"root": root}
+    if features is not None:
+        data, joint = data | {"features": features}, joint | {"image_encoder": "features"}
+    given = {
+        "subjects": subjects,
+        "seeds": seeds if seeds is not None else None if seed is None else str(seed),
+    }
+    protocol |= {name: [int(n) for n in _numbers(text)] for name, text in given.items() if text is not None}
+    _done(study(out, data=data, joint=joint, n_jobs=jobs, **common, **protocol))
 
 
 @train_app.command("generator")
@@ -303,6 +424,21 @@ def convert(
     _done(convert_file(checkpoint, out, licence=licence, seed=seed, overwrite=overwrite))
 
 
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="things_eeg2 or kaneshiro2015")],
+    out: Annotated[Path, typer.Option("--out", help="folder; written aside and renamed when complete")],
+    subjects: Annotated[str, typer.Option(help="people, with commas")] = "1",
+    size: Annotated[str, typer.Option(help="full (as published) or small")] = "full",
+    seed: Seed = 0,
+) -> None:
+    """Write a simulated data set in the layout of a published one, with a known truth."""
+    from brainedit.jobs.simulate import simulate_files
+
+    people = [int(n) for n in _numbers(subjects)]
+    print(simulate_files(name, out, subjects=people, size=size, seed=seed))
+
+
 @app.command("sys-info")
 def sys_info() -> None:
     """Versions, processor, accelerator: what to paste into a bug report."""
@@ -311,7 +447,7 @@ def sys_info() -> None:
 
     import torch
 
-    from brainedit.encoders.image import cache_folder
+    from brainedit.encoders.features import cache_folder
     from brainedit.report import versions
 
     for name, value in versions().items():

@@ -65,8 +65,11 @@ def _checked(path: Path, section: str, given: dict, function: Callable) -> dict[
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name in hints
     }
-    checked = {}
+    checked, open_ended = {}, _takes_more(function)
     for key, value in given.items():
+        if open_ended and key not in known:
+            checked[key] = value  # the function itself knows these, by the data set that it is to load
+            continue
         _known(path, f"key in section {section!r}", key, known)
         try:
             checked[key] = TypeAdapter(known[key]).validate_python(value, strict=isinstance(value, bool))
@@ -76,6 +79,10 @@ def _checked(path: Path, section: str, given: dict, function: Callable) -> dict[
                 f"{path}, section {section!r}, key {key!r}: {value!r} came; {reason}."
             ) from error
     return checked
+
+
+def _takes_more(function: Callable) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
 
 
 def _known(path: Path, kind: str, name: object, known: dict) -> None:

@@ -17,7 +17,7 @@ from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import Direction, brain_direction, compatibility_direction
 from brainedit.editing import edit
-from brainedit.encoders.image import cache_folder
+from brainedit.encoders.features import cache_folder
 from brainedit.evaluation import Score, proportion_score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
@@ -29,7 +29,8 @@ from brainedit.jobs.directions import (
 )
 from brainedit.jobs.joint import evaluation_sections
 from brainedit.jobs.saliency import picture_maps, saliency_sections
-from brainedit.joint import JointModel, train_joint
+from brainedit.joint import JointModel
+from brainedit.joint_training import train_joint
 from brainedit.judges import Judge, judge
 from brainedit.report import Result, Section, result_folder
 from brainedit.simulate import SimulatedViewing, simulate_oddball, simulate_passive

@@ -1,6 +1,7 @@
 """What a model does to EEG before its network: channels by name, rate, window, whitening by the noise."""
 
 import logging
+import tempfile
 
 import mne
 import numpy as np
@@ -9,11 +10,21 @@ from torch import Tensor, nn
 
 from brainedit._check import pick
 from brainedit.eeg import check_signal, standard_names
+from brainedit.encoders.features import cache_folder
 
 logger = logging.getLogger(__name__)
 
 FULL_WHITENING_LIMIT = 2048  # features; above this the covariance is taken over channels alone
 SKETCH_DIMS = 8
+CHUNK = 2048  # trials that are read at once from a set on disk
+IN_MEMORY = 2**30  # bytes; prepared trials above this lie in a temporary file that is mapped into memory
+NOISE_VALUES = 2**26  # the noise covariance is learned from trials of at most so many values
+
+# fmt: off
+POSTERIOR = (  # Gifford et al., NeuroImage 2022: the occipital and parietal channels of the published models
+    "P7", "P5", "P3", "P1", "Pz", "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2",
+)
+# fmt: on
 
 
 class EEGInput(nn.Module):
@@ -51,7 +62,7 @@ class EEGInput(nn.Module):
         epochs: mne.BaseEpochs,
         keys: np.ndarray,
         *,
-        channels: list[str] | None = None,
+        channels: list[str] | str | None = None,
         tmin: float = 0.0,
         tmax: float = 0.8,
         sfreq: float = 50.0,
@@ -60,19 +71,14 @@ class EEGInput(nn.Module):
         """Learn channels, window and whitening from training trials.
 
         keys : each trial's stimulus or label; noise is what differs between trials of one key
+        channels : names, "posterior" (those of the 17 occipital and parietal ones that there are; at least 4), or
+            None for every EEG channel that is not marked bad
         tmin, tmax : window (s), cut to what the epochs hold
         sfreq : rate (Hz) that the model works at; a slower recording keeps its own
         whiten : "channels_times", "channels", "none", or "auto": the first where it has at most 2048
             features
         """
-        names = channels or [
-            epochs.ch_names[i] for i in mne.pick_types(epochs.info, eeg=True, exclude="bads")
-        ]
-        if not names:
-            raise ValueError(
-                "The epochs have no EEG channel that is not marked bad; their types are "
-                f"{', '.join(sorted(set(epochs.get_channel_types())))}."
-            )
+        names = _chosen_channels(epochs, channels)
         rate = min(sfreq, epochs.info["sfreq"])
         first, last = max(tmin, epochs.tmin), min(tmax, epochs.tmax + 1 / epochs.info["sfreq"])
         n_times = int(np.floor((last - first) * rate + 1e-6))
@@ -96,22 +102,25 @@ class EEGInput(nn.Module):
             "average_reference": bool(epochs.info["custom_ref_applied"]),
         }
         fitted = cls(settings)
-        fitted._learn(fitted._read(epochs).numpy().astype(np.float64), keys)
+        fitted._learn(fitted._read(epochs).numpy(), keys)
         return fitted
 
     def _learn(self, eeg: np.ndarray, keys: np.ndarray) -> None:
         from sklearn.covariance import ledoit_wolf
 
         n_channels = eeg.shape[1]
-        scale = eeg.std((0, 2), keepdims=True)[0]
-        noise = _residuals(eeg, keys) / scale
-        self.mean.copy_(torch.from_numpy(eeg.mean(0)))
+        mean, scale = _moments(eeg)
+        self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(scale))
+        if self.settings["whiten"] == "none":
+            return
+        some = _whole_keys(keys, max(64, NOISE_VALUES // eeg[0].size))
+        noise = _residuals(eeg[some].astype(np.float64), np.asarray(keys)[some]) / scale
         if self.settings["whiten"] == "channels_times":
             self.whitener.copy_(
                 _inverse_root(ledoit_wolf(noise.reshape(len(noise), -1), assume_centered=True)[0])
             )
-        elif self.settings["whiten"] == "channels":
+        else:
             samples = noise.transpose(0, 2, 1).reshape(-1, n_channels)
             self.whitener.copy_(_inverse_root(ledoit_wolf(samples, assume_centered=True)[0]))
 
@@ -135,9 +144,14 @@ class EEGInput(nn.Module):
         if problems:
             raise ValueError(f"These epochs do not fit the model: {'; '.join(problems)}.")
         order = [index[name] for name in self.channels]
-        data = epochs.get_data(picks=order, copy=False)
-        check_signal(data, self.channels)
-        return torch.from_numpy(_bins(data, epochs.times, want).astype(np.float32, order="C"))
+        prepared = _store((len(epochs), len(order), want["n_times"]))
+        size = len(epochs) if isinstance(epochs, mne.BaseEpochs) else CHUNK
+        for start in range(0, len(epochs), size):
+            part = epochs if size == len(epochs) else epochs[start : start + size]
+            data = part.get_data(picks=order, copy=False)
+            check_signal(data, self.channels)
+            prepared[start : start + size] = _bins(data, epochs.times, want)
+        return torch.from_numpy(prepared)
 
     def forward(self, eeg: Tensor) -> Tensor:
         x = (eeg - self.mean) / self.std
@@ -147,10 +161,69 @@ class EEGInput(nn.Module):
 
     def sketch(self, eeg: Tensor) -> np.ndarray:
         """A fingerprint of each prepared trial, (n, 8), that survives saving and rounding."""
-        x = ((eeg - self.mean) / self.std).flatten(1).double()
-        generator = torch.Generator().manual_seed(1)
-        directions = torch.randn(x.shape[1], SKETCH_DIMS, generator=generator, dtype=torch.float64)
-        return (x.cpu() @ directions / x.cpu().norm(dim=1, keepdim=True)).float().numpy()
+        n_values, generator = self.mean.numel(), torch.Generator().manual_seed(1)
+        directions = torch.randn(n_values, SKETCH_DIMS, generator=generator, dtype=torch.float64)
+        parts = []
+        for chunk in eeg.split(CHUNK):
+            x = ((chunk - self.mean) / self.std).flatten(1).double().cpu()
+            parts.append((x @ directions / x.norm(dim=1, keepdim=True)).float())
+        return torch.cat(parts).numpy()
+
+    def whitened(self, eeg: Tensor) -> Tensor:
+        """`forward` for many trials, in place: what comes is overwritten, so that nothing lies in memory twice."""
+        with torch.no_grad():
+            for chunk in eeg.split(CHUNK):
+                chunk.copy_(self(chunk))
+        return eeg
+
+
+def _chosen_channels(epochs: mne.BaseEpochs, channels: list[str] | str | None) -> list[str]:
+    if channels is not None and not isinstance(channels, str):
+        return channels
+    names = [epochs.ch_names[i] for i in mne.pick_types(epochs.info, eeg=True, exclude="bads")]
+    if not names:
+        raise ValueError(
+            "The epochs have no EEG channel that is not marked bad; their types are "
+            f"{', '.join(sorted(set(epochs.get_channel_types())))}."
+        )
+    if channels is None or pick("choice of channels", channels, {"all": True, "posterior": False}):
+        return names
+    posterior = [name for name in standard_names(names) if name in POSTERIOR]
+    if len(posterior) < 4:
+        raise ValueError(
+            f"channels='posterior' needs at least 4 of {', '.join(POSTERIOR)}; there are {len(posterior)}. Name the "
+            "channels, or take channels='all'."
+        )
+    return posterior
+
+
+def _store(shape: tuple[int, ...]) -> np.ndarray:
+    """An array to fill (float32): in memory, or in a temporary file that vanishes with it where it is large."""
+    if 4 * np.prod(shape, dtype=float) <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def _moments(eeg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over trials (n_channels, n_times) and SD over trials and times (n_channels, 1), in double precision."""
+    starts = range(0, len(eeg), CHUNK)
+    mean = sum(eeg[s : s + CHUNK].sum(0, dtype=np.float64) for s in starts) / len(eeg)
+    middle = mean.mean(1)[:, None]
+    squares = sum(((eeg[s : s + CHUNK] - middle) ** 2).sum((0, 2), dtype=np.float64) for s in starts)
+    return mean, np.sqrt(squares / (len(eeg) * eeg.shape[2]))[:, None]
+
+
+def _whole_keys(keys: np.ndarray, n_most: int) -> np.ndarray:
+    """Trials to learn the noise from: all, or those of keys drawn at random until there are `n_most`."""
+    names, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    if len(keys) <= n_most:
+        return np.arange(len(keys))
+    order = np.random.default_rng(0).permutation(len(names))
+    taken = order[: max(1, int(np.searchsorted(np.cumsum(counts[order]), n_most)))]
+    return np.flatnonzero(np.isin(inverse, taken))[: 4 * n_most]
 
 
 def _bins(data: np.ndarray, times: np.ndarray, want: dict) -> np.ndarray:
@@ -161,7 +234,9 @@ def _bins(data: np.ndarray, times: np.ndarray, want: dict) -> np.ndarray:
     edges = want["tmin"] + np.arange(want["n_times"] + 1) / want["sfreq"]
     nearest = np.floor((edges - times[0]) * (len(times) - 1) / (times[-1] - times[0]) + 0.5 + 1e-6)
     bounds = np.clip(nearest.astype(int), 0, len(times))
-    sums = np.concatenate([np.zeros((*data.shape[:-1], 1)), np.cumsum(data, axis=-1)], axis=-1)
+    sums = np.concatenate(
+        [np.zeros((*data.shape[:-1], 1)), np.cumsum(data, axis=-1, dtype=np.float64)], axis=-1
+    )
     return np.diff(sums[..., bounds], axis=-1) / np.diff(bounds)
 
 

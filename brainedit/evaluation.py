@@ -1,9 +1,12 @@
 """Scores that say what they are worth: value, n, chance, confidence interval, permutation p."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
+
+from brainedit._check import pick
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class Score:
         )
         interval = f"95 % interval {self.low:.3f} to {self.high:.3f} over {self.n} {self.unit}s"
         return f"{self.name} {self.value:.3f} ({interval}; chance {self.chance:.3f}{p})"
+
+
+@dataclass(frozen=True)
+class PeopleScore(Score):
+    """A mean over people; sd : the standard deviation between them (n - 1)."""
+
+    sd: float = float("nan")
+
+    def __str__(self) -> str:
+        return super().__str__().replace(f"{self.value:.3f} (", f"{self.value:.3f} (SD {self.sd:.3f}, ", 1)
 
 
 def auc(target: np.ndarray, score: np.ndarray) -> float:
@@ -76,8 +89,12 @@ def auc_score(
     value = auc(target, score)
     rng = np.random.default_rng(seed)
     ranks = _ranks(score)
-    null = np.array([_auc(_permuted(target, within, rng)[None], ranks)[0] for _ in range(n_permutations)])
-    low, high = _bootstrap(lambda i: _auc_or_nan(target[i], score[i]), len(target), units, n_bootstrap, rng)
+    null = np.array(
+        [_auc(permuted(target, rng, within=within)[None], ranks)[0] for _ in range(n_permutations)]
+    )
+    low, high = bootstrap_interval(
+        lambda i: _auc_or_nan(target[i], score[i]), len(target), units, n_bootstrap, rng
+    )
     return Score(
         name=name,
         value=value,
@@ -102,7 +119,7 @@ def auc_difference(
     def difference(i: np.ndarray) -> float:
         return _auc_or_nan(target[i], first[i]) - _auc_or_nan(target[i], second[i])
 
-    low, high = _bootstrap(difference, len(target), None, n_bootstrap, rng)
+    low, high = bootstrap_interval(difference, len(target), None, n_bootstrap, rng)
     value = auc(target, first) - auc(target, second)
     return Score("difference of AUC", value, len(target), "trial", 0.0, low, high)
 
@@ -113,14 +130,18 @@ def accuracy_score(
     *,
     name: str = "accuracy",
     within: np.ndarray | None = None,
+    unit: str = "trial",
+    units: np.ndarray | None = None,
     n_permutations: int = 2000,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Score:
-    """Share of trials whose category was chosen, with a bootstrap interval over trials and a permutation p.
+    """Share of trials whose category was chosen, with a bootstrap interval and a permutation p.
 
     own, chosen : (n,) categories; chance is what permuted categories give, so unequal numbers are no gain
     within : (n,) group inside which categories were randomised; they are permuted inside it
+    units : (n,) what the bootstrap draws anew, e.g. pictures or people; each trial by itself when None. Where
+        `within` is None the permutation keeps to them too, see `permuted`
     """
     own, chosen = np.asarray(own), np.asarray(chosen)
     if len(own) == 0 or own.shape != chosen.shape:
@@ -128,14 +149,16 @@ def accuracy_score(
             f"Accuracy needs a choice for each of one or more trials; got {chosen.shape} for {own.shape}."
         )
     rng = np.random.default_rng(seed)
-    null = np.array([(_permuted(own, within, rng) == chosen).mean() for _ in range(n_permutations)])
+    null = np.array(
+        [(permuted(own, rng, within=within, units=units) == chosen).mean() for _ in range(n_permutations)]
+    )
     hit = own == chosen
-    low, high = _bootstrap(lambda i: float(hit[i].mean()), len(hit), None, n_bootstrap, rng)
+    low, high = bootstrap_interval(lambda i: float(hit[i].mean()), len(hit), units, n_bootstrap, rng)
     return Score(
         name=name,
         value=float(hit.mean()),
-        n=len(hit),
-        unit="trial",
+        n=len(hit) if units is None else len(np.unique(units)),
+        unit=unit,
         chance=float(null.mean()),
         low=low,
         high=high,
@@ -184,22 +207,35 @@ def retrieval_score(
     *,
     k: int = 1,
     groups: np.ndarray | None = None,
+    unit: str = "picture",
+    units: np.ndarray | None = None,
     n_permutations: int = 2000,
+    n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Score:
     """Share of responses whose own picture is among the k best of the gallery.
 
     A tie over the k-th place counts as the chance to win it, so that a constant F scores at chance.
-    groups : (n,) the picture of each response, when pictures repeat; interval and permutation then take
-        pictures, not responses, as their unit (their responses move together)
+    groups : (n,) the picture of each response, when pictures repeat; the permutation moves pictures, not
+        responses (the responses to a picture move together)
+    unit : what the interval draws anew: "picture", to speak of other pictures; "trial", of these pictures
+        and people alone; "person", of other people who see these pictures
+    units : (n,) the person of each response, for unit="person"
 
-    Raises ValueError when F holds NaN or the responses of a group have several pictures.
+    Raises ValueError when F holds NaN, the responses of a group have several pictures, k exceeds the gallery,
+    or the people are missing.
     """
     own = np.asarray(own)
-    hit = _hits(compatibility, own, k)
+    if not 1 <= k <= compatibility.shape[1]:
+        raise ValueError(f"Top-k needs k from 1 to the gallery's {compatibility.shape[1]} pictures; got {k}.")
     groups = own if groups is None else np.asarray(groups)
+    drawn = pick("unit", unit, {"picture": groups, "trial": np.arange(len(own)), "person": units})
+    if (unit == "person") != (units is not None):
+        came = "none came" if units is None else f"they came for unit={unit!r}"
+        raise ValueError(f"An interval over people, and no other, needs each response's person; {came}.")
+    hit = _hits(compatibility, own, k)
     rng = np.random.default_rng(seed)
-    names, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     column = own[first]
     if (column[inverse] != own).any():
         odd = groups[column[inverse] != own][0]
@@ -209,12 +245,12 @@ def retrieval_score(
         return float(_hits(compatibility, rng.permutation(column)[inverse], k).mean())
 
     null = np.array([shuffled() for _ in range(n_permutations)])
-    low, high = _bootstrap(lambda i: float(hit[i].mean()), len(hit), groups, 2000, rng)
+    low, high = bootstrap_interval(lambda i: float(hit[i].mean()), len(hit), drawn, n_bootstrap, rng)
     return Score(
         name=f"top-{k} of {compatibility.shape[1]}",
         value=float(hit.mean()),
-        n=len(names),
-        unit="picture",
+        n=len(np.unique(drawn)),
+        unit=unit,
         chance=k / compatibility.shape[1],
         low=low,
         high=high,
@@ -224,13 +260,111 @@ def retrieval_score(
     )
 
 
+def mean_over_people(
+    scores: Mapping[str, Score], *, n_bootstrap: int = 10_000, n_permutations: int = 4095, seed: int = 0
+) -> PeopleScore:
+    """Mean of a score over people, with their standard deviation and an interval that draws people anew.
+
+    scores : person -> the same score of each. p comes from flipping the signs of the differences to chance, all
+        ways of it for up to twelve people
+
+    Raises ValueError for fewer than two people, or scores of different names.
+    """
+    if len(scores) < 2:
+        raise ValueError(
+            f"A mean over people needs two or more of them; got {', '.join(map(str, scores)) or 'none'}."
+        )
+    names, chances = sorted({s.name for s in scores.values()}), [s.chance for s in scores.values()]
+    if len(names) > 1:
+        raise ValueError(
+            f"A mean over people needs the same score of each; got {names[0]!r} and {names[1]!r}."
+        )
+    values, rng = np.array([s.value for s in scores.values()]), np.random.default_rng(seed)
+    above, n = values - np.array(chances), len(values)
+    null = (_sign_flips(n, n_permutations, rng) * above).mean(1)
+    low, high = bootstrap_interval(lambda i: float(values[i].mean()), n, None, n_bootstrap, rng)
+    return PeopleScore(
+        name=f"mean over people: {names[0]}",
+        value=float(values.mean()),
+        n=n,
+        unit="person",
+        chance=float(np.mean(chances)),
+        low=low,
+        high=high,
+        p=permutation_p(float(above.mean()), null),
+        n_permutations=len(null),
+        permuted="signs of the differences to chance",
+        sd=float(values.std(ddof=1)),
+    )
+
+
 def permutation_p(value: float, null: np.ndarray) -> float:
     """(1 + permutations that reach the value) / (1 + permutations): never zero."""
     return float((1 + np.sum(np.asarray(null) >= value - 1e-12)) / (1 + len(null)))
 
 
+def permuted(
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    within: np.ndarray | None = None,
+    units: np.ndarray | None = None,
+) -> np.ndarray:
+    """Labels as they might have fallen if they meant nothing.
+
+    within : (n,) group inside which labels were randomised; they stay inside it
+    units : (n,) where all trials of a unit have one label (the repeats of a picture) the units swap their
+        labels whole; where they do not (the trials of a person) labels stay inside their unit
+    """
+    if within is None and units is not None:
+        _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+        if (labels[first][inverse] == labels).all():
+            return rng.permutation(labels[first])[inverse]
+        within = units
+    if within is None:
+        return rng.permutation(labels)
+    shuffled = labels.copy()
+    for group in np.unique(within):
+        inside = within == group
+        shuffled[inside] = rng.permutation(labels[inside])
+    return shuffled
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    units: np.ndarray | None,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Percentile interval of 95 % of a statistic of trial indices; whole units are drawn with replacement."""
+    members = None if units is None else [np.flatnonzero(units == unit) for unit in np.unique(units)]
+    values = []
+    for _ in range(n_bootstrap):
+        if members is None:
+            drawn = rng.integers(0, n, n)
+        else:
+            drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        values.append(statistic(drawn))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _sign_flips(n: int, n_random: int, rng: np.random.Generator) -> np.ndarray:
+    """Signs (n_flips, n), without the one that leaves all as they are where all are listed."""
+    if n <= 12:
+        return np.array(list(itertools.product([1, -1], repeat=n))[1:])
+    return rng.choice([-1, 1], size=(n_random, n))
+
+
 def _better_and_tied(compatibility: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many other pictures fit each response better than its own, and how many as well."""
+    n, m = compatibility.shape
+    if own.shape != (n,) or (n and not 0 <= own.min() <= own.max() < m):
+        raise ValueError(
+            f"Retrieval needs each response's own column of F {(n, m)}; got {own.shape} from "
+            f"{own.min() if own.size else 'none'} to {own.max() if own.size else 'none'}."
+        )
     if np.isnan(compatibility).any():
         raise ValueError(
             f"Retrieval needs F; {np.isnan(compatibility).sum()} of {compatibility.size} are NaN."
@@ -243,16 +377,6 @@ def _hits(compatibility: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
     """Chance, (n,), that the own picture is among the k best when ties are broken at random."""
     better, tied = _better_and_tied(compatibility, own)
     return np.clip((k - better) / (tied + 1), 0, 1)
-
-
-def _permuted(target: np.ndarray, within: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    if within is None:
-        return rng.permutation(target)
-    shuffled = target.copy()
-    for group in np.unique(within):
-        inside = within == group
-        shuffled[inside] = rng.permutation(target[inside])
-    return shuffled
 
 
 def _ranks(score: np.ndarray) -> np.ndarray:
@@ -269,23 +393,3 @@ def _auc(target: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 def _auc_or_nan(target: np.ndarray, score: np.ndarray) -> float:
     return float("nan") if target.all() or not target.any() else auc(target, score)
-
-
-def _bootstrap(
-    statistic: Callable[[np.ndarray], float],
-    n: int,
-    units: np.ndarray | None,
-    n_bootstrap: int,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Percentile interval of 95 %; whole units are drawn with replacement."""
-    members = None if units is None else [np.flatnonzero(units == unit) for unit in np.unique(units)]
-    values = []
-    for _ in range(n_bootstrap):
-        if members is None:
-            drawn = rng.integers(0, n, n)
-        else:
-            drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        values.append(statistic(drawn))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)

@@ -6,6 +6,8 @@ import mne
 import numpy as np
 from matplotlib.figure import Figure
 
+from brainedit.evaluation import Score
+
 INK, SOFT, ACCENT, CALM, GOLD = "#1d2430", "#8a92a0", "#b3452c", "#2f6f9f", "#b58a1b"
 
 
@@ -110,6 +112,27 @@ def loss_figure(history: Sequence[float]) -> Figure:
     axes.plot(np.arange(1, len(history) + 1), history, color=CALM, lw=1.6)
     axes.set_xlabel("epoch", fontsize=8)
     axes.set_ylabel("training loss", fontsize=8)
+    style(axes)
+    return figure
+
+
+def repeats_figure(curve: dict[str, Sequence[Score]], repeats: Sequence[int]) -> Figure:
+    """Scores against the number of repeats that were averaged, with intervals; dotted lines are chance."""
+    figure = new_figure(5.2, 2.9)
+    axes = figure.add_subplot()
+    for (name, scores), color in zip(curve.items(), (ACCENT, CALM, GOLD), strict=False):
+        axes.plot(repeats, [s.value for s in scores], color=color, lw=1.8, marker="o", ms=3.5, label=name)
+        axes.fill_between(
+            repeats, [s.low for s in scores], [s.high for s in scores], color=color, alpha=0.18, lw=0
+        )
+        axes.axhline(scores[0].chance, color=color, lw=0.9, ls=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(repeats), [str(k) for k in repeats])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("repeats averaged", fontsize=8)
+    axes.set_ylabel("share of responses", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
     style(axes)
     return figure
 

@@ -1,36 +1,37 @@
 """A pickle machine that rebuilds plain data, arrays and tensors, and keeps every other object as an inert record."""
 
-import io
-import math
-import pickletools
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from brainedit.pickle_arrays import (
+    ARRAY_CONSTRUCTORS,
+    Bytes,
+    PendingArray,
+    array_from_state,
+    encoded,
+    is_size,
+    set_byte_order,
+    short,
+)
+from brainedit.pickle_stream import MappedStream, Stream, instructions
+from brainedit.pickle_tensors import (
+    MAX_NESTING,
+    STORAGE_TYPES,
+    TENSOR_CONSTRUCTORS,
+    TORCH_TYPES,
+    Storage,
+    StoredTensor,
+)
+
+__all__ = ["Budget", "Machine", "MappedStream", "Opaque", "Storage", "StoredTensor"]
 
 MAX_OPCODES = 1_000_000  # of all pickles in a file; also bounds its stack, marks and memo
-MAX_NESTING = 2  # pickles inside pickles
-MAX_DIMENSIONS = 8
 MAX_INT_BITS = 256
-
-_STORAGE_TYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-_TORCH_TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE_TYPES.values()}
 _TENSORFLOW = ("dnnlib.tflib", "tfutil", "tensorflow")
 
 
@@ -47,50 +48,6 @@ class Opaque:
     args: tuple | None = None
     state: Any = None
     items: list = field(default_factory=list)
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Storage:
-    """Numbers of one type in a row; the bytes may come after the first mention."""
-
-    dtype: torch.dtype
-    n_items: int
-    data: bytes | memoryview | None = None
-    _values: Tensor | None = None
-
-    def fill(self, data: bytes | memoryview) -> None:
-        """Take the bytes.
-
-        Raises ValueError when they are not as many as were declared.
-        """
-        if len(data) != self.n_items * self.dtype.itemsize:
-            raise ValueError(
-                f"declares a storage of {self.n_items} numbers of {self.dtype} but has {len(data)} bytes for it"
-            )
-        self.data = data
-
-    def values(self) -> Tensor:
-        """All numbers (n_items,), copied out of the file once."""
-        if self._values is None:
-            raw = torch.empty(0, dtype=torch.uint8)  # frombuffer takes no empty buffer
-            if self.data:
-                raw = torch.frombuffer(bytearray(self.data), dtype=torch.uint8)
-            self._values = raw != 0 if self.dtype is torch.bool else raw.view(self.dtype)
-        return self._values
-
-
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class StoredTensor:
-    """A tensor of the file; `tensor()` makes it, as a view on its storage."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def tensor(self) -> Tensor:
-        """The torch tensor, sharing memory with the others of its storage."""
-        return torch.as_strided(self.storage.values(), self.shape, self.stride, self.offset)
 
 
 class Budget:
@@ -117,14 +74,6 @@ class Budget:
             raise ValueError("unpacks to many times its own size")
 
 
-def _opcodes(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-    try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            yield opcode, argument
-    except ValueError as error:
-        raise ValueError(f"is a damaged pickle or no file of weights: {error}") from error
-
-
 class Machine:
     """A pickle machine that can build plain containers and what `_CONSTRUCTORS` lists, nothing else.
 
@@ -138,11 +87,11 @@ class Machine:
         self.stack: list = []
         self.marked: list[list] = []
         self.memo: dict[int, Any] = {}
+        self.pending = 0  # arrays that are begun and not whole
 
-    def run(self, stream: io.BytesIO) -> Any:
-        for opcode, argument in _opcodes(stream):
+    def run(self, stream: Stream) -> Any:
+        for name, argument in instructions(stream):
             self.budget.step()
-            name = opcode.name
             if name in _PLAIN:
                 self.stack.append(_checked(argument))
             elif name in _CONSTANTS:
@@ -157,6 +106,8 @@ class Machine:
             raise ValueError(
                 "is a damaged pickle or no file of weights: its end leaves more or less than one object"
             )
+        if self.pending:
+            raise ValueError(f"holds {self.pending} numpy arrays without their content")
         return self.stack.pop()
 
     def protocol(self, version: int) -> None:
@@ -178,14 +129,22 @@ class Machine:
             self.pop_mark()
 
     def put(self, index: int | None) -> None:
-        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+        index = len(self.memo) if index is None else index
+        self.memo[index] = value = self.stack[-1]
+        if isinstance(value, PendingArray):
+            value.memo.append(index)
 
     def get(self, index: int) -> None:
         if index not in self.memo:
             raise ValueError(
                 f"is a damaged pickle or no file of weights: it asks for object {index}, which it never stored"
             )
-        self.stack.append(self.memo[index])
+        self.repeat(self.memo[index])
+
+    def repeat(self, value: Any) -> None:
+        if isinstance(value, PendingArray):
+            raise ValueError("holds a numpy array inside itself")
+        self.stack.append(value)
 
     def collect(self, kind: Callable[[list], Any]) -> None:
         items = self.pop_mark()
@@ -232,7 +191,7 @@ class Machine:
                 f"is a TensorFlow pickle (it names {module[:60]}); turn it into a PyTorch pickle first with "
                 "legacy.py of the public stylegan2-ada-pytorch or stylegan3 repository"
             )
-        known = _TORCH_TYPES.get(name) if module == "torch" else None
+        known = TORCH_TYPES.get(name) if module == "torch" else None
         self.stack.append(known or Opaque(module, name))
 
     def call(self, what: Any, args: Any, kwargs: Any = None) -> None:
@@ -275,22 +234,29 @@ class Machine:
         if isinstance(target, Opaque):
             target.state = state
         elif isinstance(target, np.dtype):
-            _set_byte_order(target, state)
-        elif isinstance(target, np.ndarray):
-            _set_array(self, target, state)
+            set_byte_order(target, state)
+        elif isinstance(target, PendingArray):
+            self.finish(target, array_from_state(self, state))
         elif not isinstance(target, dict):  # an OrderedDict may have attributes, which we do not need
             raise ValueError(f"sets the state of {type(target).__name__}, which weights do not need")
+
+    def finish(self, begun: PendingArray, array: np.ndarray) -> None:
+        self.pending -= 1
+        self.stack[-1] = array
+        for index in begun.memo:
+            if self.memo[index] is begun:
+                self.memo[index] = array
 
     def persistent(self, reference: Any) -> None:
         kind = reference[0] if type(reference) is tuple and reference else reference
         if self.make_storage is None or kind != "storage" or len(reference) not in (5, 6):
-            raise ValueError(f"refers to an outside object of an unknown kind ({_short(kind)})")
+            raise ValueError(f"refers to an outside object of an unknown kind ({short(kind)})")
         _, kind, key, _, n_items = reference[:5]
-        if not isinstance(kind, Opaque) or kind.name not in _STORAGE_TYPES:
-            raise ValueError(f"holds a storage of an unknown type ({_short(getattr(kind, 'name', kind))})")
-        if reference[5:] not in ((), (None,)) or not isinstance(key, str) or not _is_size(n_items):
+        if not isinstance(kind, Opaque) or kind.name not in STORAGE_TYPES:
+            raise ValueError(f"holds a storage of an unknown type ({short(getattr(kind, 'name', kind))})")
+        if reference[5:] not in ((), (None,)) or not isinstance(key, str) or not is_size(n_items):
             raise ValueError("holds a storage in a form that is not known")
-        dtype = _STORAGE_TYPES[kind.name]
+        dtype = STORAGE_TYPES[kind.name]
         if key not in self.storages:
             self.storages[key] = self.make_storage(dtype, key, n_items)
         found = self.storages[key]
@@ -317,7 +283,7 @@ _INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
     "MARK": Machine.mark,
     "POP": Machine.pop,
     "POP_MARK": Machine.pop_mark,
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "DUP": lambda machine, _: machine.repeat(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine.put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.get),
     "LIST": lambda machine, _: machine.collect(list),
@@ -362,14 +328,6 @@ def _pairs(items: list) -> list[tuple[Any, Any]]:
     return list(zip(map(_key, items[::2]), items[1::2], strict=True))
 
 
-def _short(value: Any) -> str:
-    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**48
-
-
 def _ordered_dict(machine: Machine, pairs: Any = ()) -> OrderedDict:
     machine.budget.copy(64 * len(pairs))
     return OrderedDict((_key(key), value) for key, value in pairs)
@@ -380,134 +338,17 @@ def _plain_set(machine: Machine, items: Any = ()) -> set:
     return set(map(_key, items))
 
 
-def _encoded(machine: Machine, text: str, encoding: str = "latin1") -> bytes:
-    """Bytes as protocols before 3 write them."""
-    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise ValueError(f"encodes text as {_short(encoding)}; only 'latin1' is known")
-    machine.budget.copy(len(text))
-    return text.encode("latin1")
-
-
-def _plain_bytes(machine: Machine, data: Any = b"", encoding: Any = "latin1") -> bytes | bytearray:
-    return data if isinstance(data, (bytes, bytearray)) else _encoded(machine, data, encoding)
-
-
-def _numpy_dtype(machine: Machine, code: Any, *_: Any) -> np.dtype:
-    if not isinstance(code, str) or not re.fullmatch("[<>=|]?([iu][1248]|f[248]|b1|c8|c16)", code):
-        raise ValueError(f"holds a numpy array of {_short(code)}; only plain numbers are read")
-    return np.dtype(code, copy=True)
-
-
-def _set_byte_order(dtype: np.dtype, state: Any) -> None:
-    if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
-        raise ValueError("describes a numpy type in a way that is not known")
-    dtype.__setstate__((3, state[1], None, None, None, -1, -1, 0))
-
-
-def _as_bytes(machine: Machine, data: Any, n_bytes: int) -> bytes | bytearray:
-    if isinstance(data, str):  # Python 2 wrote bytes as text
-        data = _encoded(machine, data)
-    if not isinstance(data, (bytes, bytearray)) or len(data) != n_bytes:
-        got = len(data) if isinstance(data, (bytes, bytearray)) else _short(data)
-        raise ValueError(f"holds a numpy array that needs {n_bytes} bytes and has {got}")
-    return data
-
-
-def _numpy_scalar(machine: Machine, dtype: Any, data: Any) -> np.generic:
-    if not isinstance(dtype, np.dtype):
-        raise ValueError("holds a numpy number of an unknown type")
-    return np.frombuffer(_as_bytes(machine, data, dtype.itemsize), dtype)[0]
-
-
-def _empty_array(machine: Machine, *_: Any) -> np.ndarray:
-    return np.empty(0)  # its state follows
-
-
-def _set_array(machine: Machine, array: np.ndarray, state: Any) -> None:
-    if type(state) is not tuple or len(state) != 5 or not isinstance(state[2], np.dtype):
-        raise ValueError("describes a numpy array in a way that is not known")
-    _, shape, dtype, fortran, data = state
-    data = _as_bytes(machine, data, math.prod(_sizes(shape)) * dtype.itemsize)
-    machine.budget.copy(len(data))
-    array.__setstate__((1, _sizes(shape), dtype, fortran is True, bytes(data)))
-
-
-def _array_of_buffer(machine: Machine, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or order not in ("C", "F"):
-        raise ValueError("describes a numpy array in a way that is not known")
-    data = _as_bytes(machine, data, math.prod(_sizes(shape)) * dtype.itemsize)
-    return np.frombuffer(data, dtype).reshape(_sizes(shape), order=order)
-
-
-def _sizes(shape: Any, *, what: str = "shape") -> tuple[int, ...]:
-    if not isinstance(shape, (tuple, list)) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise ValueError(f"holds an array whose {what} is no tuple of up to {MAX_DIMENSIONS} whole numbers")
-    if math.prod(max(size, 1) for size in shape) >= 2**48:
-        raise ValueError(f"holds an array with a {what} beyond reason")
-    return tuple(shape)
-
-
-def _tensor(machine: Machine, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
-    if not isinstance(storage, Storage) or not _is_size(offset):
-        raise ValueError("holds a tensor without a storage")
-    shape, stride = _sizes(shape), _sizes(stride, what="stride")
-    if len(shape) != len(stride):
-        raise ValueError(f"holds a tensor of shape {shape} with {len(stride)} strides")
-    n_items = math.prod(shape)
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if n_items else 0
-    if n_items > storage.n_items or (n_items and last >= storage.n_items):
-        raise ValueError(
-            f"holds a tensor of shape {shape} that reaches beyond its storage of {storage.n_items} numbers"
-        )
-    return StoredTensor(storage, offset if n_items else 0, shape, stride)
-
-
-def _parameter(machine: Machine, data: Any, *_: Any) -> StoredTensor:
-    if not isinstance(data, StoredTensor):
-        raise ValueError("holds a parameter without a tensor")
-    return data
-
-
-def _size(machine: Machine, sizes: Any = ()) -> torch.Size:
-    return torch.Size(_sizes(sizes))
-
-
-def _device(machine: Machine, kind: Any, index: Any = None) -> torch.device:
-    if kind not in ("cpu", "cuda", "mps") or not (index is None or (_is_size(index) and index < 64)):
-        raise ValueError(f"names a device that is not known ({_short(kind)})")
-    return torch.device(kind) if index is None else torch.device(kind, index)
-
-
-def _storage_from_bytes(machine: Machine, data: Any) -> Storage:
-    if not isinstance(data, (bytes, bytearray)):
-        raise ValueError("holds a storage without bytes")
-    budget = machine.budget
-    if budget.nesting == 0:
-        raise ValueError(f"holds pickles inside pickles more than {MAX_NESTING} deep")
-    budget.copy(len(data))
-    budget.nesting -= 1
-    value = budget.read_inner(bytes(data), budget)
-    budget.nesting += 1
-    if not isinstance(value, Storage):
-        raise ValueError(f"holds {type(value).__name__} where a storage should be")
-    return value
+def _plain_bytes(machine: Machine, data: Any = b"", encoding: Any = "latin1") -> Bytes:
+    return data if isinstance(data, (bytes, bytearray, memoryview)) else encoded(machine, data, encoding)
 
 
 _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered_dict,
     ("dnnlib.util", "EasyDict"): lambda machine: {},  # NVIDIA's dict of settings
-    ("_codecs", "encode"): _encoded,
+    ("_codecs", "encode"): encoded,
     **{(python, "set"): _plain_set for python in ("builtins", "__builtin__")},
     **{(python, "bytes"): _plain_bytes for python in ("builtins", "__builtin__")},
     **{(python, "bytearray"): _plain_bytes for python in ("builtins", "__builtin__")},
-    ("numpy", "dtype"): _numpy_dtype,
-    **{(f"numpy.{core}.multiarray", "scalar"): _numpy_scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("core", "_core")},
-    ("torch", "Size"): _size,
-    ("torch", "device"): _device,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
+    **ARRAY_CONSTRUCTORS,
+    **TENSOR_CONSTRUCTORS,
 }

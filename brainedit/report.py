@@ -47,6 +47,7 @@ class Result:
     """What a job found: figures for result.json, sections for the page.
 
     warnings : sentences that a reader must see before the figures
+    stamp : what must stand on every picture and in every file, e.g. "CONFOUNDED"; "" for nothing
     """
 
     job: str
@@ -58,19 +59,23 @@ class Result:
     sections: list[Section] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     simulated: bool = False
+    stamp: str = ""
 
     def write(self, folder: Path) -> None:
-        """result.json and report.html into a folder."""
+        """result.json and report.html into a folder, whose other files are stamped where the result is."""
         text = json.dumps(self._record(), default=_plain)
         record = json.loads(text, parse_constant=lambda _: None)  # JSON knows no NaN
         (folder / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "report.html").write_text(_page(self), encoding="utf-8")
+        if self.stamp:
+            stamp_files(folder, self.stamp)
 
     def _record(self) -> dict:
         scores = [score.as_dict() for section in self.sections for score in section.scores]
         return {
             "job": self.job,
             "simulated": self.simulated,
+            **({"stamp": self.stamp} if self.stamp else {}),
             "warnings": self.warnings,
             "scores": scores,
             "figures": self.figures,
@@ -162,10 +167,12 @@ def _plain(value: Any) -> Any:
 
 def _page(result: Result) -> str:
     notices = ([SIMULATED] if result.simulated else []) + result.warnings
+    if result.stamp:
+        notices = [f"{result.stamp}: nothing on this page is evidence of what its title asks.", *notices]
     body = [f"<header><p class=mark>brainedit</p><h1>{_text(result.title)}</h1>"]
     body.append(f"<p class=lead>{_text(result.lead)}</p></header>" if result.lead else "</header>")
     body += [f"<p class=notice>{_text(notice)}</p>" for notice in notices]
-    body += [section_html(section) for section in result.sections]
+    body += [section_html(section, stamp=result.stamp) for section in result.sections]
     body.append(_details(result))
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
@@ -174,21 +181,22 @@ def _page(result: Result) -> str:
     )
 
 
-def section_html(section: Section) -> str:
+def section_html(section: Section, *, stamp: str = "") -> str:
     """A section as HTML: heading, sentences, scores, table, pictures inside the page. All text is escaped."""
-    parts = [f"<section><h2>{_text(section.title)}</h2>"]
+    mark = f" ({_text(stamp)})" if stamp else ""
+    parts = [f"<section><h2>{_text(section.title)}{mark}</h2>"]
     parts += [f"<p>{_text(sentence)}</p>" for sentence in section.text]
     if section.scores:
         parts.append(scores_html(section.scores))
     if section.table:
         parts.append(_table(*section.table))
-    parts += [figure_html(picture, caption) for picture, caption in section.pictures]
+    parts += [figure_html(picture, caption, stamp=stamp) for picture, caption in section.pictures]
     return "".join(parts) + "</section>"
 
 
-def figure_html(picture: "Picture", caption: str) -> str:
+def figure_html(picture: "Picture", caption: str, *, stamp: str = "") -> str:
     """A picture with its caption; it scrolls sideways where the page is too narrow for it."""
-    image = f'<img src="{data_uri(picture)}" alt="{_text(caption)}">'
+    image = f'<img src="{data_uri(picture, stamp=stamp)}" alt="{_text(caption)}">'
     return f"<figure class=wide><div class=scroll>{image}</div><figcaption>{_text(caption)}</figcaption></figure>"
 
 
@@ -231,26 +239,61 @@ def _details(result: Result) -> str:
     return f"<details><summary>Settings, inputs, versions</summary><pre>{text}</pre></details>"
 
 
-def data_uri(picture: "Picture") -> str:
+def data_uri(picture: "Picture", *, stamp: str = "") -> str:
     """A picture inside the page, as a data URI.
 
     picture : a matplotlib figure, a PIL image, a file, or an array (h, w, 3) of uint8 or of floats in 0 to 1
+    stamp : words across the picture
     """
+    if isinstance(picture, Path) and not stamp:
+        kind = mimetypes.guess_type(picture.name)[0] or "image/png"
+        return f"data:{kind};base64," + base64.b64encode(picture.read_bytes()).decode()
+    buffer = io.BytesIO()
+    image = _as_image(picture)
+    (_stamped(image, stamp) if stamp else image).save(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _as_image(picture: "Picture") -> "Image":
     from PIL import Image
 
-    buffer, kind = io.BytesIO(), "image/png"
-    if isinstance(picture, Path):
-        buffer.write(picture.read_bytes())
-        kind = mimetypes.guess_type(picture.name)[0] or kind
-    elif hasattr(picture, "savefig"):
-        picture.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    elif isinstance(picture, np.ndarray):
+    if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8:
             picture = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-        Image.fromarray(picture).save(buffer, format="png")
-    else:
-        picture.save(buffer, format="png")
-    return f"data:{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+        return Image.fromarray(picture)
+    if hasattr(picture, "savefig"):
+        drawn = io.BytesIO()
+        picture.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+        return Image.open(drawn)
+    return Image.open(picture) if isinstance(picture, Path) else picture
+
+
+def _stamped(image: "Image", stamp: str) -> "Image":
+    """The picture with a band above it that bears the stamp, so that no copy goes without."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height = max(14, min(image.width // 22, 48))
+    font = ImageFont.load_default(size=height * 0.7)
+    banded = Image.new("RGB", (image.width, image.height + height), "#b3452c")
+    banded.paste(image.convert("RGB"), (0, height))
+    draw = ImageDraw.Draw(banded)
+    step = int(draw.textlength(stamp + "   ", font=font))
+    for left in range(4, image.width, max(step, 1)):
+        draw.text((left, height * 0.08), stamp, fill="white", font=font)
+    return banded
+
+
+def stamp_files(folder: Path, stamp: str) -> None:
+    """Pictures of a result get the stamp across them, tables and arrays get it in their names."""
+    from PIL import Image
+
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if file.suffix == ".png":
+            with Image.open(file) as image:
+                banded = _stamped(image, stamp)
+            banded.save(file)
+        elif file.suffix in (".npy", ".npz", ".csv", ".fif"):
+            file.rename(file.with_name(f"{stamp}_{file.name}"))
 
 
 def _text(value: object) -> str:

@@ -1,26 +1,33 @@
-"""Read the objects of pickle, torch and safetensors files without running or importing anything they name."""
+"""Read the objects of pickle, NumPy, torch and safetensors files; nothing that they name is run or imported."""
 
 import hashlib
 import io
+import mmap
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from brainedit.pickle_arrays import array_from_bytes, check_dtype, sizes
 from brainedit.pickle_machine import Budget, Machine, Storage
+from brainedit.pickle_stream import MappedStream, Stream
 
-MAX_BYTES = 4 * 2**30  # of a file
+MAX_BYTES = 4 * 2**30  # of a file that is not mapped
 
+_NUMPY_MAGIC = b"\x93NUMPY"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a torch.save before the zip format
 _LEGACY_PROTOCOL = 1001
 _FOREIGN = {  # how a file begins that is no pickle, and what to say of it
@@ -42,27 +49,44 @@ class Contents:
     value: Any
     names: tuple[str, ...]
     n_bytes: int
-    sha256: str
+    hash_bytes: Callable[[], str] = field(repr=False, compare=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal; of a mapped file it is computed when first asked for."""
+        return self.hash_bytes()
 
 
-def read_objects(path: str | os.PathLike) -> Contents:
-    """The objects of a pickle, a torch.save of either format, or a safetensors file, told by its content.
+def read_objects(path: str | os.PathLike, *, mapped: bool = False) -> Contents:
+    """The objects of a pickle, a .npy, a torch.save of either format, or a safetensors file, told by its content.
 
-    Numbers, text, containers, numpy arrays and torch tensors (as StoredTensor) come back as what they are,
-    all else as Opaque. Nothing that the file names is imported or called.
+    mapped : arrays of a pickle or .npy stay on disk, as read-only views, so that the file may be larger than
+        the memory. Bytes of 64 KiB and more that no array takes come as memoryview. The file must stay as
+        it is while the arrays are in use. Other formats are loaded as ever
+
+    Numbers, text, containers, numpy arrays (of objects too) and torch tensors (as StoredTensor) come back as
+    what they are, all else as Opaque. A dict that np.save wrote, an array () of one object, comes back as the
+    dict. Nothing that the file names is imported or called.
 
     Raises ValueError, in one sentence, for every other kind of file and for a damaged or hostile one.
+    Source: the formats of pickle (PEP 307, 3154, 574) and of .npy (NumPy Enhancement Proposal 1).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file.")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} holds {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
-    data = path.read_bytes()
+    n_bytes = path.stat().st_size
+    mapped = mapped and n_bytes > 0 and not _must_be_loaded(path)
+    if not mapped and n_bytes > MAX_BYTES:
+        raise ValueError(f"{path} holds {n_bytes} bytes; at most {MAX_BYTES} are read.")
+    data = _map(path) if mapped else path.read_bytes()
     with naming(path):
-        budget = Budget(len(data), _read_pickled)
-        value = _read_safetensors(data) if _is_safetensors(data) else _read_pickled(data, budget)
-        return Contents(value, tuple(sorted(budget.names)), len(data), hashlib.sha256(data).hexdigest())
+        budget = Budget(min(len(data), MAX_BYTES), _read_pickled)
+        value = _read(data, budget)
+        names = tuple(sorted(budget.names))
+    if mapped:
+        return Contents(value, names, len(data), lambda: hashlib.sha256(data).hexdigest())
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Contents(value, names, len(data), lambda: sha256)
 
 
 @contextmanager
@@ -92,6 +116,58 @@ _DAMAGE = (
 )
 
 
+def _map(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _must_be_loaded(path: Path) -> bool:
+    """Whether a file is of a format that is read from memory."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    return head.startswith(b"PK") or _is_safetensors(head, path.stat().st_size)
+
+
+def _read(data: bytes | memoryview, budget: Budget) -> Any:
+    if data[: len(_NUMPY_MAGIC)] == _NUMPY_MAGIC:
+        return _read_numpy(data, budget)
+    if isinstance(data, bytes) and _is_safetensors(data[:16], len(data)):
+        return _read_safetensors(data)
+    return _read_pickled(data, budget)
+
+
+def _stream(data: bytes | memoryview) -> Stream:
+    return MappedStream(data) if isinstance(data, memoryview) else io.BytesIO(data)
+
+
+def _read_numpy(data: bytes | memoryview, budget: Budget) -> Any:
+    """The array of a .npy file; numpy reads its header, which is a literal, and nothing else."""
+    header = io.BytesIO(data[: 2**16])
+    shape, fortran, dtype = _numpy_header(header)
+    check_dtype(dtype)
+    shape, content = sizes(shape), data[header.tell() :]
+    if not dtype.hasobject:
+        array = array_from_bytes(content, dtype, shape, order="F" if fortran else "C")
+        return array if isinstance(data, memoryview) else array.copy(order="K")
+    array = _read_pickled(content, budget)
+    if not isinstance(array, np.ndarray) or not array.dtype.hasobject or array.shape != shape:
+        raise ValueError(f"promises an array {shape} of objects and holds {type(array).__name__}")
+    only = array.item() if shape == () else None
+    return only if isinstance(only, dict) else array
+
+
+def _numpy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and type."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"is a .npy file of version {version[0]}.{version[1]}; 1.0 and 2.0 are read")
+    try:
+        return readers[version](file)
+    except (ValueError, SyntaxError, TokenError) as error:  # numpy's advice is to trust the file
+        raise ValueError("is a .npy file whose header is damaged or longer than 10000 bytes") from error
+
+
 def _refuse_foreign(data: bytes) -> None:
     for start, sentence in _FOREIGN.items():
         if data.startswith(start):
@@ -102,9 +178,9 @@ def _refuse_foreign(data: bytes) -> None:
         raise ValueError("is a tar archive; unpack it first")
 
 
-def _is_safetensors(data: bytes) -> bool:
-    length = int.from_bytes(data[:8], "little")
-    return len(data) > 9 and 2 <= length <= len(data) - 8 and data[8:9] == b"{"
+def _is_safetensors(head: bytes, n_bytes: int) -> bool:
+    length = int.from_bytes(head[:8], "little")
+    return n_bytes > 9 and 2 <= length <= n_bytes - 8 and head[8:9] == b"{"
 
 
 def _read_safetensors(data: bytes) -> dict[str, Tensor]:
@@ -114,13 +190,13 @@ def _read_safetensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(f"is a damaged safetensors file ({error})") from error
 
 
-def _read_pickled(data: bytes, budget: Budget) -> Any:
-    if not data:
+def _read_pickled(data: bytes | memoryview, budget: Budget) -> Any:
+    if not len(data):
         raise ValueError("is empty")
-    if data.startswith(b"PK"):
+    if isinstance(data, bytes) and data.startswith(b"PK"):
         return _read_zip(data, budget)
-    _refuse_foreign(data)
-    stream = io.BytesIO(data)
+    _refuse_foreign(bytes(data[:300]))
+    stream = _stream(data)
     value = Machine(budget).run(stream)
     if isinstance(value, int) and value == _LEGACY_MAGIC:
         value = _read_legacy(stream, data, budget)
@@ -167,7 +243,7 @@ def _read_zip(data: bytes, budget: Budget) -> Any:
     return value
 
 
-def _read_legacy(stream: io.BytesIO, data: bytes, budget: Budget) -> Any:
+def _read_legacy(stream: Stream, data: bytes | memoryview, budget: Budget) -> Any:
     protocol, system = Machine(budget).run(stream), Machine(budget).run(stream)
     if not isinstance(protocol, int) or protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
         raise ValueError("begins like a torch.save of a kind that is not known")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from brainedit.config import config_path, read_config
-from brainedit.joint import train_joint
+from brainedit.joint_training import train_joint
 
 SECTIONS = {"joint": train_joint}
 

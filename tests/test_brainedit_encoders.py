@@ -15,11 +15,10 @@ from torch import nn
 
 from brainedit.encoders import image as image_module
 from brainedit.encoders.eeg import EEG_ENCODERS, make_eeg_encoder
+from brainedit.encoders.features import image_features
 from brainedit.encoders.image import (
     content_sha256,
-    image_features,
     make_image_encoder,
-    picture_names,
     picture_tensor,
     read_picture,
     resize,
@@ -442,7 +441,3 @@ def test_content_is_what_counts(tmp_path):
     assert content_sha256(first) == content_sha256(str(second))
     with pytest.raises(FileNotFoundError, match="There is no picture"):
         content_sha256(tmp_path / "c.png")
-
-
-def test_names_once_each_in_order():
-    assert picture_names(["b", "a", "b", "c", "a"]) == ["b", "a", "c"]

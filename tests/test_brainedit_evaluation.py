@@ -9,11 +9,13 @@ from sklearn.metrics import roc_auc_score
 
 from brainedit.evaluation import (
     Score,
-    _permuted,
+    accuracy_score,
     auc,
     auc_difference,
     auc_score,
+    mean_over_people,
     permutation_p,
+    permuted,
     proportion_score,
     retrieval_ranks,
     retrieval_score,
@@ -63,7 +65,7 @@ def test_permutation_stays_inside_its_group():
     within = np.repeat(["a", "b", "c"], [10, 20, 30])
     target = np.concatenate([np.arange(10) < 1, np.arange(20) < 10, np.arange(30) < 29])
     for _ in range(20):
-        new = _permuted(target, within, rng)
+        new = permuted(target, rng, within=within)
         assert [new[within == g].sum() for g in "abc"] == [1, 10, 29]
     assert (new != target).any()
 
@@ -225,8 +227,6 @@ def test_a_group_with_two_pictures_is_refused():
 
 
 def test_accuracy_of_right_choices_and_of_the_more_frequent_category():
-    from brainedit.evaluation import accuracy_score
-
     own = np.repeat([0, 1, 2], [60, 20, 20])
     right = accuracy_score(own, own)
     assert right.value == 1
@@ -238,3 +238,112 @@ def test_accuracy_of_right_choices_and_of_the_more_frequent_category():
     assert lazy.p == 1
     with pytest.raises(ValueError, match=r"got \(2,\) for \(3,\)"):
         accuracy_score(np.zeros(3), np.zeros(2))
+
+
+# the unit of the interval
+
+
+def test_retrieval_over_people_trials_and_pictures():
+    """Five people of whom two find everything: few units, a wide interval, the same value."""
+    own, person = np.tile(np.arange(20), 5), np.repeat(list("abcde"), 20)
+    f = np.where((person < "c")[:, None], np.eye(20)[own], np.eye(20)[(own + 1) % 20])
+    people = retrieval_score(f, own, unit="person", units=person, n_permutations=50)
+    trials = retrieval_score(f, own, unit="trial", n_permutations=50)
+    pictures = retrieval_score(f, own, n_permutations=50)
+    assert people.value == trials.value == pictures.value == 0.4
+    assert people.p == trials.p == pictures.p
+    assert [(s.unit, s.n) for s in (people, trials, pictures)] == [
+        ("person", 5),
+        ("trial", 100),
+        ("picture", 20),
+    ]
+    assert pictures.high - pictures.low == 0  # each picture is found by two of five
+    assert trials.high - trials.low == pytest.approx(3.92 * np.sqrt(0.4 * 0.6 / 100), rel=0.2)
+    assert people.high - people.low == pytest.approx(3.92 * np.sqrt(0.4 * 0.6 / 5), rel=0.2)
+    assert "over 5 persons" in str(people)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": "person"}, "needs each response's person; none came"),
+        ({"units": np.arange(4)}, "they came for unit='picture'"),
+        ({"unit": "subject", "units": np.arange(4)}, "Unknown unit 'subject'"),
+        ({"k": 5}, "k from 1 to the gallery's 4 pictures; got 5"),
+        ({"k": 0}, "4 pictures; got 0"),
+    ],
+)
+def test_a_unit_or_a_k_that_does_not_fit_is_told(settings, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_score(np.eye(4), np.arange(4), **settings)
+
+
+@pytest.mark.parametrize("own", [[0, 1, 2, -1], [0, 1, 2, 4], [0, 1, 2]])
+def test_a_column_that_is_none_of_the_gallerys_is_told(own):
+    with pytest.raises(
+        ValueError, match=rf"own column of F \(4, 4\); got \({len(own)},\) from .* to {max(own)}"
+    ):
+        retrieval_score(np.eye(4), np.array(own), groups=np.arange(len(own)))
+
+
+def test_permutation_keeps_units_whole_or_stays_inside_them():
+    rng = np.random.default_rng(0)
+    picture, person = np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6)
+    label = picture % 3
+    for _ in range(20):
+        whole = permuted(label, rng, units=picture).reshape(6, 5)
+        assert (whole == whole[:, :1]).all()
+        assert sorted(whole[:, 0]) == [0, 0, 1, 1, 2, 2]
+        inside = permuted(label, rng, units=person)
+        assert all(sorted(inside[person == who]) == [0, 0, 1, 1, 2, 2] for who in range(5))
+    assert (whole.ravel() != label).any()
+
+
+def test_accuracy_of_repeated_pictures_is_no_more_than_of_pictures():
+    """Two pictures a label, all 40 repeats of each called right: 4 units, not 160."""
+    own = np.repeat([0, 0, 1, 1], 40)
+    blown = accuracy_score(own, own)
+    score = accuracy_score(own, own, unit="picture", units=np.repeat(np.arange(4), 40))
+    assert (score.value, score.n, score.unit) == (1, 4, "picture")
+    assert score.p == pytest.approx(1 / 6, abs=0.03)  # one of the six ways to deal the labels
+    assert blown.p < 0.001
+
+
+# a mean over people
+
+
+def of_person(value, *, name="top-1 of 200", chance=0.005):
+    return Score(name, value, 200, "picture", chance, 0, 1)
+
+
+def test_mean_over_people_by_hand():
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    score = mean_over_people({f"s{i}": of_person(v) for i, v in enumerate(values)})
+    assert score.value == pytest.approx(0.3)
+    assert score.sd == pytest.approx(np.sqrt(0.025))
+    assert (score.n, score.unit, score.chance) == (5, "person", pytest.approx(0.005))
+    half = 1.96 * np.std(values) / np.sqrt(5)
+    assert (score.low, score.high) == (
+        pytest.approx(0.3 - half, abs=0.02),
+        pytest.approx(0.3 + half, abs=0.02),
+    )
+    assert score.p == 1 / 32  # the best of all flips of five signs
+    assert str(score).startswith("mean over people: top-1 of 200 0.300 (SD 0.158, 95 % interval 0.1")
+    assert json.loads(json.dumps(score.as_dict()))["sd"] == score.sd
+
+
+@pytest.mark.parametrize("n", [8, 20])
+def test_p_over_people_is_that_of_the_sign_flip_test(n):
+    values = np.random.default_rng(n).normal(0.52, 0.06, n)
+    score = mean_over_people({i: of_person(v, chance=0.5) for i, v in enumerate(values)})
+    expected = stats.permutation_test(
+        (values - 0.5,), np.mean, permutation_type="samples", alternative="greater", n_resamples=20_000, rng=0
+    )
+    assert score.p == pytest.approx(expected.pvalue, abs=0.02 if n > 12 else 1e-9)
+
+
+def test_one_person_or_other_scores_have_no_mean():
+    with pytest.raises(ValueError, match="two or more of them; got sub-01"):
+        mean_over_people({"sub-01": of_person(0.3)})
+    with pytest.raises(ValueError, match="got 'top-1 of 100' and 'top-1 of 200'"):
+        mean_over_people({"a": of_person(0.3), "b": of_person(0.4, name="top-1 of 100")})

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import binom
 
-from brainedit import joint
+from brainedit import joint_training
 from brainedit.datasets.paired import PairedDataset
 from brainedit.encoders.eeg import EEG_ENCODERS
 from brainedit.encoders.image import weights_sha256
 from brainedit.evaluation import retrieval_score
-from brainedit.joint import load_joint, train_joint
+from brainedit.joint import load_joint
+from brainedit.joint_training import train_joint
 from brainedit.losses import LOSSES
 
 SMALL = {"n_dims": 32, "n_epochs": 15, "batch_size": 24, "progress": False}
@@ -124,7 +125,7 @@ def test_same_seed_same_weights(model, viewing, pictures):
 def test_a_killed_training_ends_with_the_same_weights(viewing, pictures, tmp_path, monkeypatch):
     settings = {"n_epochs": 4, "eeg_encoder": "tsconv"}
     whole = train(viewing, pictures, **settings)
-    call, count = joint._Batches.__call__, []
+    call, count = joint_training._Batches.__call__, []
 
     def killed(self, generator):
         count.append(1)
@@ -132,7 +133,7 @@ def test_a_killed_training_ends_with_the_same_weights(viewing, pictures, tmp_pat
             raise KeyboardInterrupt
         return call(self, generator)
 
-    monkeypatch.setattr(joint._Batches, "__call__", killed)
+    monkeypatch.setattr(joint_training._Batches, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         train(viewing, pictures, checkpoint=tmp_path / "c.safetensors", **settings)
     resumed = train(viewing, pictures, checkpoint=tmp_path / "c.safetensors", **settings)

@@ -3,11 +3,13 @@
 import bz2
 import copyreg
 import gzip
+import hashlib
 import io
 import lzma
 import os
 import pickle
 import random
+import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
@@ -96,15 +98,44 @@ def tensor(n_items, offset, shape, stride):
     return Call(torch._utils._rebuild_tensor_v2, *parts)
 
 
-@pytest.fixture
-def read(tmp_path):
+def begun(state=None):
+    """A pickle of an array up to the state, or without the end where there is none."""
+    data = pickle.dumps(Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=state), 2)
+    return data if state else data[: data.rindex(b"R") + 1]
+
+
+def of_buffer(*args):
+    return Call(np._core.numeric._frombuffer, *args)
+
+
+def npy(value, **settings):
+    file = io.BytesIO()
+    np.save(file, value, **settings)
+    return file.getvalue()
+
+
+def python2_pickle(array):
+    """What Python 2 wrote, at protocol 2: the numbers are a str."""
+    data = array.tobytes()
+    return b"".join(
+        [
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R",
+            b"(K\x01J" + len(array).to_bytes(4, "little") + b"\x85",
+            b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+            b"\x89T" + len(data).to_bytes(4, "little") + data + b"tb.",
+        ]
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["loaded", "mapped"])
+def read(tmp_path, request):
     """Reads bytes as a file; nothing may be written beside it and nothing imported."""
 
     def read_bytes(data, name="net.pkl"):
         (tmp_path / name).write_bytes(data)
         modules = set(sys.modules)
         try:
-            return read_objects(tmp_path / name).value
+            return read_objects(tmp_path / name, mapped=request.param).value
         finally:
             new = set(sys.modules) - modules
             assert not [name for name in new if not name.startswith("encodings.")]
@@ -144,6 +175,166 @@ def test_numpy_arrays_and_numbers_come_back(read, protocol):
         assert (got.shape, got.dtype.newbyteorder("=")) == (want.shape, want.dtype.newbyteorder("="))
     assert found[1] == numbers
     assert [type(number) for number in found[1]] == [np.float64, np.int32, np.bool_]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_text_and_objects_come_back(read, protocol):
+    lists = np.empty((2, 3), object)
+    for i, item in enumerate([[1, 2], "ä", None, {"a": 1}, (1,), np.arange(3)]):
+        lists[divmod(i, 3)] = item
+    text = np.array([["Fp1", "Öz"], ["", "P7"]])
+    arrays = [text, text.astype(">U3"), np.asfortranarray(text), np.array([b"ab", b"c"]), np.array("Cz")]
+    arrays += [np.array([], object), np.array(["Fp1", "Cz"], object), np.zeros((0, 2), "U4")]
+    found = read(pickle.dumps({"arrays": arrays, "lists": lists, "turned": lists.T}, protocol))
+    for got, want in zip(found["arrays"], arrays, strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert (got.shape, got.dtype.kind) == (want.shape, want.dtype.kind)
+    for got in (found["lists"], found["turned"].T):
+        assert got.shape == (2, 3)
+        assert got.tolist()[0] == [[1, 2], "ä", None]
+        assert got.tolist()[1][:2] == [{"a": 1}, (1,)]
+        assert got[1, 2].tolist() == [0, 1, 2]
+    assert found["turned"][0, 1] is found["lists"][1, 0]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_order_of_an_array_in_memory_makes_no_difference(read, protocol, order):
+    array = np.arange(24.0).reshape(2, 3, 4).transpose(order)
+    np.testing.assert_array_equal(read(pickle.dumps(array, protocol)), array)
+    np.testing.assert_array_equal(read(npy(array)), array)
+    np.testing.assert_array_equal(read(npy({"a": array}))["a"], array)
+
+
+def test_an_array_in_two_places_is_one(read):
+    array = np.arange(3)
+    found = read(pickle.dumps([array, {"again": array}]))
+    assert found[0] is found[1]["again"]
+    assert found[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [3, 20_000])
+def test_arrays_of_python_2_come_back(read, n):
+    want = np.random.default_rng(0).normal(size=n)
+    np.testing.assert_array_equal(read(python2_pickle(want)), want)
+
+
+def test_long_text_and_bytes_of_python_2_come_back(tmp_path):
+    text = bytes(range(256)) * 300
+    (tmp_path / "a").write_bytes(b"\x80\x02T" + len(text).to_bytes(4, "little") + text + b".")
+    assert read_objects(tmp_path / "a").value == text.decode("latin-1")
+    assert bytes(read_objects(tmp_path / "a", mapped=True).value) == text
+    (tmp_path / "a").write_bytes(b"\x80\x02T\x02\x00\x00\x00\xe4b.")
+    assert read_objects(tmp_path / "a", mapped=True).value == "äb"
+
+
+@pytest.mark.parametrize("code", [*CODES, "U4", ">U4", "S4"])
+def test_npy_files_come_back(read, code):
+    array = np.random.default_rng(0).integers(0, 2, (3, 4)).astype(code)
+    for want in (array, np.asfortranarray(array), array[:0], array[0, 0], array[::2, ::3]):
+        got = read(npy(want))
+        np.testing.assert_array_equal(got, want)
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+
+
+def test_objects_in_npy_files_come_back(read):
+    value = {
+        "data": np.arange(6.0).reshape(2, 3),
+        "names": ["Fp1", "Cz"],
+        "times": np.array(["a", "b"], object),
+    }
+    found = read(npy(value))
+    assert type(found) is dict
+    assert found["names"] == ["Fp1", "Cz"]
+    assert found["times"].tolist() == ["a", "b"]
+    np.testing.assert_array_equal(found["data"], value["data"])
+    found = read(npy(np.array([["a", None], [1, 2.5]], object)))
+    assert found.tolist() == [["a", None], [1, 2.5]]
+    only = np.empty((), object)
+    only[()] = ["a"]
+    assert read(npy(only)).item() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (npy(np.arange(3.0))[:-1], "needs 24 bytes and has 23"),
+        (npy(np.arange(3.0)) + b"x", "needs 24 bytes and has 25"),
+        (npy(np.arange(3.0)).replace(b"(3,)", b"(-1,)"), "no tuple of up to 8 whole numbers"),
+        (npy(np.arange(3.0)).replace(b"(3,), }   ", b"(3000,), }"), "needs 24000 bytes and has 24"),
+        (npy(np.arange(3.0)).replace(b"'<f8'", b"  id "), "header is damaged"),
+        (npy(np.arange(3.0)).replace(b"NUMPY\x01", b"NUMPY\x03"), r"version 3\.0"),
+        (npy(np.arange(3.0))[:40], "header is damaged"),
+        (npy(np.arange(3.0))[:7], "magic|EOF"),
+        (npy(np.array([(1, 2)], "i4,i4")), "only plain numbers and text are read"),
+        (npy(np.array([1], "M8[s]")), "only plain numbers and text are read"),
+        (npy({"a": 1}).replace(b"(), }  ", b"(2,), }"), r"promises an array \(2,\) of objects"),
+        (npy({"a": 1})[:-1], "exhausted before seeing STOP"),
+        (npy({"a": 1}) + b"x", "goes on for 1 bytes"),
+        (
+            npy({}).partition(b"\n")[0] + b"\n" + pickle.dumps([1]),
+            r"promises an array \(\) of objects and holds list",
+        ),
+        (npy({}).partition(b"\n")[0] + b"\n", "is empty"),
+    ],
+)
+def test_damaged_npy_files_get_one_sentence(read, data, message):
+    with pytest.raises(ValueError, match=rf"net\.pkl: .*({message})") as raised:
+        read(data)
+    assert "\n" not in str(raised.value)
+    assert "allow_pickle" not in str(raised.value)
+
+
+def test_code_in_an_npy_file_is_not_run(read, tmp_path):
+    header = npy({}).partition(b"\n")[0] + b"\n"
+    call = pickle.dumps(Call(os.system, f"touch {tmp_path}/canary"))
+    with pytest.raises(ValueError, match=r"promises an array .* holds Opaque"):
+        read(header + call)
+    found = read(npy({"a": Call(exec, f"open({str(tmp_path / 'canary')!r}, 'w')")}))
+    assert isinstance(found["a"], Opaque)
+    assert found["a"].name == "exec"
+
+
+def test_arrays_of_a_mapped_file_are_views_that_cannot_be_written(tmp_path):
+    want = np.random.default_rng(0).normal(size=(100, 200))
+    for name, data in {"a": pickle.dumps({"x": want}, 4), "b": npy({"x": want}), "c": npy(want)}.items():
+        (tmp_path / name).write_bytes(data)
+        loaded, mapped = read_objects(tmp_path / name), read_objects(tmp_path / name, mapped=True)
+        arrays = [c.value["x"] if isinstance(c.value, dict) else c.value for c in (loaded, mapped)]
+        assert (arrays[0].flags.writeable, arrays[1].flags.writeable) == (True, False)
+        assert not arrays[1].flags.owndata
+        np.testing.assert_array_equal(arrays[1], want)
+        assert loaded.sha256 == mapped.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_mapped_file_may_not_be_one_endless_line(tmp_path):
+    (tmp_path / "net.pkl").write_bytes(b"V" + b"x" * 2**21 + b"\n.")
+    with pytest.raises(ValueError, match="line of more than 1048576 bytes"):
+        read_objects(tmp_path / "net.pkl", mapped=True)
+    assert len(read_objects(tmp_path / "net.pkl").value) == 2**21
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is counted by Linux")
+def test_a_mapped_file_takes_no_memory_of_its_own(tmp_path):
+    array = np.zeros((50, 300_000))  # 120 MB
+    array[7, 3] = 5.5
+    with (tmp_path / "pickle").open("wb") as file:
+        pickle.dump({"x": array}, file, 4)
+    np.save(tmp_path / "numpy.npy", {"x": array})
+    code = f"""
+import re, pathlib
+from brainedit.unpickle import read_objects
+def anonymous():
+    return int(re.search("RssAnon:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+before, arrays = anonymous(), []
+for name in ("pickle", "numpy.npy"):
+    array = read_objects({str(tmp_path)!r} + "/" + name, mapped=True).value["x"]
+    assert array.shape == (50, 300_000) and array[7, 3] == 5.5 and array[:, ::50].sum() == 0
+    arrays.append(array)
+print(anonymous() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 20  # MB
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
@@ -292,8 +483,25 @@ def test_unknown_names_are_listed(tmp_path):
         (b"\x80\x02\x8a\x28" + b"\x01" * 40 + b".", "whole number of 313 bits"),
         (b"\x80\x02}\x8a\x0a" + b"\x01" * 10 + b"Ns.", "a key of the kind int"),
         (pickle.dumps({(1, 2): 3}), "a key of the kind tuple"),
-        (pickle.dumps(np.array([{}])), "numpy array of 'O8'"),
-        (pickle.dumps(np.array(["a"])), "numpy array of 'U1'"),
+        (pickle.dumps(np.array([1], "M8[s]")), "numpy array of 'M8'"),
+        (pickle.dumps(np.array([(1, 2)], "i4,i4")), "numpy array of 'V8'"),
+        (begun() + b".", "1 numpy arrays without their content"),
+        (begun() + b"0N.", "1 numpy arrays without their content"),
+        (begun() + b"2b.", "a numpy array inside itself"),
+        (begun() + b"q\x00h\x00b.", "a numpy array inside itself"),
+        (
+            begun(state=(1, (1,), np.dtype("f8"), False, b"12345678"))[:-1] + b"Nb.",
+            "sets the state of ndarray",
+        ),
+        (begun(state=(1, (1,), np.dtype("f8"), "F", b"12345678")), "array of an unknown order .'F'"),
+        (begun(state=(1, (1,), np.dtype("O"), False, b"12345678")), "needs 1 objects and has bytes"),
+        (begun(state=(1, (2,), np.dtype("O"), False, [1])), "needs 2 objects and has 1"),
+        (begun(state=(1, (1,), np.dtype("f8"), False, [1.5])), "needs bytes and has list"),
+        (begun(state=(1, (1,), np.dtype("U1"), False, b"\xff\xff\xff\x7f")), "letters that do not exist"),
+        (pickle.dumps(Call(np._core.multiarray.scalar, np.dtype("O"), b"12345678")), "number of an unknown"),
+        (pickle.dumps(of_buffer(b"12345678", np.dtype("O"), (1,), "C")), "array in a way that is not known"),
+        (pickle.dumps(of_buffer(b"12345678", np.dtype("f4"), (2, 1), "K", (0, 0))), "order of axes"),
+        (pickle.dumps(of_buffer(b"12345678", np.dtype("f4"), (2, 1), "K")), "order of axes"),
         (pickle.dumps(Call(torch.device, "meta")), "device that is not known"),
         (pickle.dumps(Call(bytes, "x", "rot13")), "encodes text as 'rot13'"),
         (pickle.dumps(Call(np.dtype, "f8", False, True, state=(3, "?"))), "describes a numpy type"),
@@ -468,9 +676,18 @@ def test_instructions_and_bytes_have_a_limit(read, monkeypatch):
     assert read(b"N0" * 499 + b"N.") is None
     with pytest.raises(ValueError, match="more than 1000 pickle instructions"):
         read(b"N0" * 500 + b"N.")
+
+
+def test_files_that_are_not_mapped_have_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(unpickle, "MAX_BYTES", 10)
-    with pytest.raises(ValueError, match="holds 11 bytes; at most 10"):
-        read(b"N0" * 5 + b".")
+    (tmp_path / "net.pkl").write_bytes(b"N0" * 5 + b"N.")
+    with pytest.raises(ValueError, match="holds 12 bytes; at most 10"):
+        read_objects(tmp_path / "net.pkl")
+    assert read_objects(tmp_path / "net.pkl", mapped=True).value is None
+    for data in (torch_bytes([1]), save({"a": torch.ones(2)})):
+        (tmp_path / "net.pkl").write_bytes(data)
+        with pytest.raises(ValueError, match=f"holds {len(data)} bytes; at most 10"):
+            read_objects(tmp_path / "net.pkl", mapped=True)
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
@@ -484,6 +701,8 @@ def test_mutated_files_only_ever_raise_value_errors(read):
     rng, messages = random.Random(0), []
     originals = [pickle.dumps(network), pickle.dumps(network, 0), torch_bytes(network, new=False)]
     originals += [torch_bytes(network), (VECTORS / "sg3r_cond_original.pkl").read_bytes()[:9000]]
+    table = {"names": np.array(["a", None, [1]], object), "text": np.array(["Fp1", "Öz"]), "x": np.eye(3)}
+    originals += [npy(table), pickle.dumps(table, 2)]
     for original in originals:
         for _ in range(150):
             data = bytearray(original)

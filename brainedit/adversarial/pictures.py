@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from brainedit.encoders.image import cache_folder, read_picture
+from brainedit.encoders.features import cache_folder
+from brainedit.encoders.image import read_picture
 
 MIN_PICTURES = 64
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
+from brainedit.datasets.arrays import ArrayEpochs, concatenate_epochs
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
@@ -18,9 +19,10 @@ Picture = str | Path | np.ndarray
 class PairedDataset:
     """Trials and the pictures they belong to; one item is one trial.
 
-    epochs : mne.Epochs whose metadata have `stimulus` (or `label`, see pair_by)
+    epochs : mne.Epochs or ArrayEpochs whose metadata have `stimulus` (or `label`, see pair_by)
     images : a folder (a stimulus is a path below it; a label a folder in it), or a dict
-        stimulus -> file or array (height, width, 3); by label: label -> list of those
+        stimulus -> file or array (height, width, 3); by label: label -> list of those. An array of one dimension is a
+        picture's ready-made features
     pair_by : "stimulus" where the picture of each trial is known; "label" where only its category is. Then
         any picture of the label may stand for a trial, and nothing may be claimed about single pictures
 
@@ -60,10 +62,33 @@ class PairedDataset:
             raise ValueError("The selection of trials is empty; choose at least one.")
         return self._with_epochs(self.epochs[chosen])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["PairedDataset"]) -> "PairedDataset":
+        """The trials of several data sets (people, sessions) with the same channels, rate and window, in order.
+
+        Raises ValueError where they differ, or one name stands for two pictures.
+        """
+        pictures = {}
+        for part in parts:
+            for name, picture in part.pictures.items():
+                if not _same_picture(pictures.setdefault(name, picture), picture):
+                    raise ValueError(f"{name!r} stands for two pictures; give the data sets one image root.")
+        kinds = {part.pair_by for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"Data sets to join need one pair_by; they have {', '.join(sorted(kinds)) or 'none'}."
+            )
+        new = object.__new__(cls)
+        new.epochs, new.pair_by = concatenate_epochs([part.epochs for part in parts]), parts[0].pair_by
+        new.keys, new.pictures = np.concatenate([part.keys for part in parts]), pictures
+        new._candidates = {key: names for part in parts for key, names in part._candidates.items()}
+        return new
+
     def by_stimulus(self, k: int | None = None, *, seed: int = 0) -> "PairedDataset":
         """Averages of k repeats of a key in signal space, before any encoder; k None averages all.
 
-        Repeats are dealt to the averages at random; a remainder of fewer than k is left out.
+        Repeats are dealt to the averages at random; a remainder of fewer than k is left out. Several people's
+        responses are averaged together: take each person's subset first where that is not meant.
         Metadata keep the columns that are constant over the trials averaged, and `n_averaged`.
         Raises ValueError when no key has k repeats.
         """
@@ -76,7 +101,19 @@ class PairedDataset:
         if not groups:
             most = int(pd.Series(self.keys).value_counts().max())
             raise ValueError(f"No {self.pair_by} has {k} repeats; the most is {most}. Ask for fewer.")
-        return self._with_epochs(_averages(self.epochs, groups))
+        return self.average(groups)
+
+    def average(self, groups: Sequence[np.ndarray]) -> "PairedDataset":
+        """Averages in signal space over groups of trials (indices), each of one key; metadata as `by_stimulus`.
+
+        Raises ValueError for a group that is empty or has several keys.
+        """
+        for group in groups:
+            if len(found := set(self.keys[group])) != 1:
+                raise ValueError(
+                    f"An average is over trials of one {self.pair_by}; a group has {len(found)}."
+                )
+        return self._with_epochs(_averages(self.epochs, list(groups)))
 
     def _with_epochs(self, epochs: mne.BaseEpochs) -> "PairedDataset":
         new = object.__new__(PairedDataset)
@@ -170,15 +207,30 @@ def _check_all(keys: list[str], found: Mapping, what: str, images: object) -> No
         raise ValueError(f"{missing[0]!r}{more} no {what} in {where}; {len(keys)} are needed.")
 
 
-def _averages(epochs: mne.BaseEpochs, groups: list[np.ndarray]) -> mne.EpochsArray:
+def _same_picture(one: Picture, other: Picture) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one is other or np.array_equal(one, other)
+    return str(one) == str(other)
+
+
+def _averages(epochs: mne.BaseEpochs, groups: list[np.ndarray]) -> mne.EpochsArray | ArrayEpochs:
+    """Means of groups of trials; a set on disk is read one group at a time."""
+    rows = _shared_metadata(epochs.metadata, groups)
+    if isinstance(epochs, ArrayEpochs):
+        mean = np.stack([epochs[np.sort(g)].get_data(copy=False).mean(0, dtype=np.float64) for g in groups])
+        return ArrayEpochs(mean.astype(np.float32), epochs.info, tmin=epochs.tmin, metadata=rows)
     data = epochs.get_data(copy=False)
     mean = np.stack([data[g].mean(0) for g in groups])
-    metadata = epochs.metadata.reset_index(drop=True)
-    rows = []
-    for g in groups:
-        part = metadata.iloc[g]
-        constant = [c for c in part if part[c].nunique(dropna=False) == 1]
-        rows.append(part.iloc[0][constant].to_dict() | {"n_averaged": len(g)})
     averaged = mne.EpochsArray(mean, epochs.info, tmin=epochs.tmin, verbose="error")
-    averaged.metadata = pd.DataFrame(rows)
+    averaged.metadata = rows
     return averaged
+
+
+def _shared_metadata(metadata: pd.DataFrame, groups: list[np.ndarray]) -> pd.DataFrame:
+    """One row a group: what is the same for all of its trials, and how many they are."""
+    sizes = [len(g) for g in groups]
+    members = metadata.iloc[np.concatenate(groups)].reset_index(drop=True)
+    same = members.groupby(np.repeat(np.arange(len(groups)), sizes)).nunique(dropna=False) == 1
+    first = members.iloc[np.cumsum(sizes) - sizes].reset_index(drop=True)
+    kept = first.astype(object).where(same[first.columns].to_numpy())
+    return kept.dropna(axis=1, how="all").infer_objects().assign(n_averaged=sizes)

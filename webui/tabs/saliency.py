@@ -104,13 +104,13 @@ def train_upload(
     """A joint model of these trials and pictures, and its scores on the fifth that was held out.
 
     Held out are pictures, or runs where trials are paired by label.
-    settings : further ones of `brainedit.joint.train_joint`
+    settings : further ones of `brainedit.joint_training.train_joint`
 
     Raises ValueError when a stimulus has no picture, or nothing can be held out.
     """
     from brainedit.datasets.paired import PairedDataset
     from brainedit.jobs.joint import evaluation_sections
-    from brainedit.joint import train_joint
+    from brainedit.joint_training import train_joint
     from brainedit.splits import split_trials
 
     if not files:

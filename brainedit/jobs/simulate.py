@@ -1,0 +1,32 @@
+"""Write simulated data sets in the layout of published ones."""
+
+from pathlib import Path
+
+from brainedit._check import pick
+
+
+def simulate_files(
+    name: str, out: str | Path, *, subjects: list[int], size: str = "full", seed: int = 0
+) -> Path:
+    """A simulated data set -> OUT; size : "full" as published, "small" for a look."""
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another --out.")
+    return pick("simulation", name, {"things_eeg2": _things, "kaneshiro2015": _kaneshiro})(
+        out, subjects, pick("size", size, {"full": False, "small": True}), seed
+    )
+
+
+def _things(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
+    from brainedit.simulate_things import simulate_things_eeg2
+
+    layout = {"n_concepts": 300, "n_test": 50, "n_test_repeats": 40} if small else {}
+    return simulate_things_eeg2(out, subjects=tuple(subjects), seed=seed, **layout)
+
+
+def _kaneshiro(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
+    from brainedit.simulate_kaneshiro import simulate_kaneshiro
+
+    for subject in subjects:
+        simulate_kaneshiro(out, subject=subject, seed=seed, **({"n_repeats": 12} if small else {}))
+    return out

@@ -1,0 +1,409 @@
+"""Training of the joint model: whole, or a short calibration for a person it has not met."""
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainedit._check import pick
+from brainedit.datasets.paired import PairedDataset
+from brainedit.distributed import gather, shard
+from brainedit.eeg_input import CHUNK, EEGInput
+from brainedit.encoders.features import image_features, n_ready_features
+from brainedit.encoders.image import ReadyFeatures, make_image_encoder
+from brainedit.encoding import low_rank_weights
+from brainedit.joint import JointModel, Towers, assemble
+from brainedit.losses import LOSSES
+from brainedit.splits import split_trials
+from brainedit.training import fit
+
+logger = logging.getLogger(__name__)
+
+
+def train_joint(
+    dataset: PairedDataset,
+    *,
+    eeg_encoder: str = "eegproject",
+    encoder_options: dict[str, float] | None = None,
+    image_encoder: str = "efficientnet_lite0",
+    image_weights: str = "pretrained",
+    distort: list[str] | None = None,
+    n_dims: int = 256,
+    loss: str = "infonce",
+    normalize: str = "both",
+    scale: float | None = None,
+    channels: list[str] | str | None = None,
+    tmin: float = 0.0,
+    tmax: float = 0.8,
+    sfreq: float = 50.0,
+    whiten: str = "channels",
+    person_layer: bool = False,
+    average_repeats: bool = False,
+    start: str = "random",
+    feature_dropout: float = 0.8,
+    n_epochs: int = 40,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.05,
+    validate_by: str | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> JointModel:
+    """Train phi and the projector of theta on paired trials; the image network stays frozen.
+
+    The last epoch is the model, unless `validate_by` lets a part of the training data choose it.
+
+    eeg_encoder, encoder_options : see `make_eeg_encoder`
+    image_encoder : see `make_image_encoder`; its features are computed once and cached. A middle layer tells pictures
+        apart better, the last one meanings; "efficientnet_lite0/block11+last" takes both. "features" where the
+        data set's pictures come as ready-made features
+    distort : train towards the mean features of a picture and of its distorted versions, see `image_features`
+    loss : "infonce", "triplet" (Palazzo et al. 2021, Eq. 2), "structured_hinge" (Reed et al. 2016)
+    normalize : which embeddings have unit length: "both", "image", "none". "distance": none, and F is
+        phi^T theta - |theta|^2 / 2 (one dimension more each): the log-likelihood of the response, but for what does not
+        depend on the picture, where theta is the response that phi would be without noise
+    scale : what F is multiplied by; learned when None (EEGClip fixes 1.65)
+    channels, tmin, tmax, sfreq, whiten : see `EEGInput.fit`
+    person_layer : a linear map over channels for each `subject`, so that one network serves many people
+    average_repeats : train on averages of a random number of repeats of a picture, so that one model
+        serves single trials and averages; has no effect where trials are paired by label
+    start : "random", or "encoding": a linear phi and theta begin as the low-rank regression of whitened responses on
+        features (fitted on the training trials), which few noisy trials determine better than a contrast does
+    feature_dropout : share of image features silenced at random in training. Where the pictures are far fewer than
+        the features, the projector learns them by heart without it
+    validate_by : "concept", "stimulus" or another unit of `split_trials`: a tenth of its units is kept from training
+        and the epoch with the lowest loss on it is the model
+
+    Under torchrun each process embeds its share of every batch, and the loss is that of the whole batch.
+    Raises ValueError for fewer than two stimuli or labels, NaN or flat channels, a loss that diverges.
+    """
+    _check_dataset(dataset, person_layer)
+    compare = pick("loss", loss, LOSSES)
+    if image_encoder == "features":
+        encoder = ReadyFeatures(n_ready_features(dataset.pictures)).to(device)
+    else:
+        encoder = make_image_encoder(image_encoder, weights=image_weights).to(device)
+    fitted, held = _validation_split(dataset, validate_by, seed)
+    eeg_input = EEGInput.fit(
+        fitted.epochs, fitted.keys, channels=channels, tmin=tmin, tmax=tmax, sfreq=sfreq, whiten=whiten
+    )
+    card = {
+        "format": "brainedit joint model 2",
+        "version": version("brainedit"),
+        "eeg_encoder": eeg_encoder,
+        "encoder_options": encoder_options or {},
+        "image_encoder": {"name": image_encoder, "weights": image_weights, "sha256": encoder.sha256},
+        "layer_sizes": encoder.layer_sizes,
+        "n_dims": n_dims,
+        "normalize": normalize,
+        "scale": scale,
+        "feature_dropout": feature_dropout,
+        "subjects": sorted(set(dataset.metadata["subject"].astype(str))) if person_layer else [],
+        "eeg_input": eeg_input.settings,
+        "training": _training_card(dataset, loss=loss, n_epochs=n_epochs, seed=seed, validate_by=validate_by),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = assemble(card, eeg_input, encoder).to(device)
+    shape = {
+        "batch_size": batch_size,
+        "average": average_repeats,
+        "distort": distort or [],
+        "progress": progress,
+    }
+    batches = _Batches(model, fitted, **shape)
+    batches.set_statistics(model)
+    pick("start", start, {"random": _leave, "encoding": _start_from_encoding})(model, batches)
+    validation = _Batches(model, held, **shape | {"average": False}) if held else None
+    history = fit(
+        model.towers,
+        _objective(model.towers, compare),
+        batches,
+        n_epochs=n_epochs,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        validate=None if validation is None else lambda: _mean_loss(model.towers, compare, validation),
+        keep="best" if validation else "last",
+        seed=seed,
+        identity=_identity(model, dataset, loss, shape),
+        checkpoint=checkpoint,
+        description=f"joint embedding ({eeg_encoder})",
+        progress=progress,
+    )
+    model.card["training"]["loss_history"] = list(history)
+    if validation:
+        model.sketches = torch.cat([model.sketches, validation.sketches])
+        model.card["training"]["validation_history"] = list(history.validation)
+    return model.eval()
+
+
+def calibrate(
+    model: JointModel,
+    dataset: PairedDataset,
+    *,
+    subject: str,
+    adapt: str = "person",
+    loss: str = "infonce",
+    n_epochs: int = 20,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    average_repeats: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> JointModel:
+    """A copy of the model, fitted to a new person by a short recording of theirs.
+
+    dataset : calibration trials of that person, whose pictures are not those that the result is scored on
+    adapt : "person" learns an input layer for the person and leaves the rest; "all" trains every layer
+
+    Raises ValueError where the model has no people's layers (train it with person_layer=True, or take adapt="all").
+    Source: ENIGMA (a quarter of an hour of a new person's data is worth more than the architecture).
+    """
+    pick("adapt", adapt, {"person": 1, "all": 1})
+    new = copy.deepcopy(model)
+    towers = new.towers
+    if towers.people is None and adapt == "person":
+        raise ValueError(
+            "This model has no people's layers; train it with person_layer=True, or take adapt='all'."
+        )
+    row = None
+    if towers.people is not None:
+        if subject in new.card["subjects"]:
+            raise ValueError(
+                f"The model has a layer for {subject!r} already; calibration is for a new person."
+            )
+        row = towers.people.add_person()
+        new.card["subjects"] = [*new.card["subjects"], subject]
+    for name, parameter in towers.named_parameters():
+        parameter.requires_grad_(adapt == "all" or name.startswith("people."))
+    batches = _Batches(
+        new, dataset, batch_size=batch_size, average=average_repeats, distort=[], progress=progress
+    )
+    if row is not None:
+        batches.person = torch.full((len(dataset),), row, device=new.device)
+    history = fit(
+        towers,
+        _objective(towers, pick("loss", loss, LOSSES)),
+        batches,
+        n_epochs=n_epochs,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        seed=seed,
+        description=f"calibration for {subject}",
+        progress=progress,
+    )
+    new.sketches = torch.cat([new.sketches, batches.sketches])
+    trained = new.card["training"]
+    trained["stimuli"] = list(dict.fromkeys([*trained["stimuli"], *dataset.pictures]))
+    trained["n_trials"] += len(dataset)
+    trained["calibration"] = {
+        "subject": subject,
+        "adapt": adapt,
+        "n_trials": len(dataset),
+        "loss": list(history),
+    }
+    return new.eval()
+
+
+def _check_dataset(dataset: PairedDataset, person_layer: bool) -> None:
+    keys = sorted(set(dataset.keys))
+    if len(keys) < 2:
+        things = {"stimulus": "stimuli", "label": "labels"}[dataset.pair_by]
+        raise ValueError(f"Training needs two or more {things} to tell apart; all are {keys[0]!r}.")
+    if person_layer and ("subject" not in dataset.metadata or dataset.metadata["subject"].isna().any()):
+        raise ValueError("person_layer=True needs `subject` in the metadata of every trial.")
+
+
+def _validation_split(
+    dataset: PairedDataset, by: str | None, seed: int
+) -> tuple[PairedDataset, PairedDataset | None]:
+    """What trains, and the tenth that chooses the epoch."""
+    if by is None:
+        return dataset, None
+    train, held = next(split_trials(dataset.metadata, by=by, n_splits=10, seed=seed))
+    return dataset.subset(train), dataset.subset(held)
+
+
+def _leave(model: JointModel, batches: "_Batches") -> None:
+    """Weights stay as they were drawn."""
+
+
+def _start_from_encoding(model: JointModel, batches: "_Batches") -> None:
+    """Give linear towers the weights of an encoding model: theta predicts phi's part of the response.
+
+    Raises ValueError where the towers are not linear or the EEG's noise is not white over channels and times.
+    """
+    towers, card = model.towers, model.card
+    if card["eeg_encoder"] != "linear" or card["eeg_input"]["whiten"] != "channels_times" or towers.people:
+        raise ValueError(
+            "start='encoding' needs eeg_encoder='linear', whiten='channels_times' and no person_layer; got "
+            f"{card['eeg_encoder']!r} and {card['eeg_input']['whiten']!r}."
+        )
+    design = (batches.features - towers.feature_mean) / towers.feature_scale
+    gram, cross = batches.moments(design.double())
+    left, right = low_rank_weights(gram, cross, n_most=card["n_dims"])
+    rank = left.shape[1]
+    with torch.no_grad():
+        for layer, weights in ((towers.image, left.T), (towers.eeg.project, right)):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[:rank] = torch.from_numpy(weights).float()
+    logger.info("The encoding model that training starts from has rank %d.", rank)
+    card["training"]["start_rank"] = rank
+
+
+def _training_card(dataset: PairedDataset, **settings: object) -> dict:
+    metadata = dataset.metadata
+    return settings | {
+        "pair_by": dataset.pair_by,
+        "n_trials": len(dataset),
+        "stimuli": list(dataset.pictures),
+        "keys": sorted(set(dataset.keys)),
+        "simulated": bool("simulated" in metadata and metadata["simulated"].any()),
+    }
+
+
+def _identity(model: JointModel, dataset: PairedDataset, *settings: object) -> str:
+    """A digest of the trials, their pairing and the model's card: a run on others is another run.
+
+    Without it a checkpoint left by a run on another split would bring its trials into this one.
+    """
+    digest = hashlib.sha256(json.dumps([model.card, *settings, list(dataset.keys)]).encode())
+    digest.update(model.sketches.cpu().numpy().round(4).tobytes())
+    return digest.hexdigest()
+
+
+def _objective(towers: Towers, compare):
+    """The loss of a whole batch, of which each process embeds its share."""
+
+    def objective(eeg: Tensor, features: Tensor, same: Tensor, person: Tensor | None) -> Tensor:
+        mine = shard(len(eeg))
+        phi = gather(towers.embed_eeg(eeg[mine], None if person is None else person[mine]))
+        theta = gather(towers.embed_features(features[mine]))
+        return compare(phi @ theta.T, same)
+
+    return objective
+
+
+def _mean_loss(towers: Towers, compare, batches: "_Batches") -> float:
+    """The loss on validation trials, in the same batches each time."""
+    towers.eval()
+    with torch.inference_mode():
+        values = [
+            float(compare(towers(eeg, features, person), same))
+            for eeg, features, same, person in batches(torch.Generator().manual_seed(0))
+        ]
+    return sum(values) / len(values)
+
+
+class _Batches:
+    """Called with an epoch's generator: the epoch's batches (whitened EEG, features, which pairs are same, person).
+
+    A large set stays on disk: its prepared trials lie in a file that is mapped into memory.
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        dataset: PairedDataset,
+        *,
+        batch_size: int,
+        average: bool,
+        distort: list[str],
+        progress: bool,
+    ) -> None:
+        eeg = model.prepare_eeg(dataset.epochs)
+        self.device = model.device
+        self.sketches = torch.from_numpy(model.eeg_input.sketch(eeg)).to(self.device)
+        self.eeg = model.eeg_input.whitened(eeg)
+        features = image_features(model.image_encoder, dataset.pictures, distort=distort, progress=progress)
+        self.features = features.to(self.device)
+        self.person = _rows_of_people(model, dataset)
+        names, self.key = np.unique(dataset.keys, return_inverse=True)
+        position = {name: i for i, name in enumerate(dataset.pictures)}
+        candidates = [[position[name] for name in dataset.candidates(key)] for key in names]
+        self.n_candidates = np.array([len(some) for some in candidates])
+        self.candidates = np.concatenate(candidates)
+        self.unit = self.key if self.person is None else self.key + len(names) * self.person.cpu().numpy()
+        self.batch_size = batch_size
+        self.average = average and dataset.pair_by == "stimulus"
+
+    def set_statistics(self, model: JointModel) -> None:
+        """Give the model what it keeps of its training data: feature statistics and trial fingerprints."""
+        model.towers.set_feature_statistics(self.features)
+        model.sketches = self.sketches
+
+    def __call__(self, generator: torch.Generator) -> Iterator[tuple]:
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        trials, starts, lengths = self._groups(rng)
+        order = rng.permutation(len(starts))
+        for first in range(0, len(order), self.batch_size):
+            group = order[first : first + self.batch_size]
+            key = self.key[trials[starts[group]]]
+            if len(set(key)) > 1:
+                eeg, rows = self._means(trials, starts[group], lengths[group])
+                same = torch.from_numpy(key[:, None] == key[None]).to(self.device)
+                person = None if self.person is None else self.person[rows]
+                yield eeg, self.features[self._pictures(key, rng)], same, person
+
+    def moments(self, design: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over trials of design x design and of design x EEG, for a design (n_pictures, n_columns)."""
+        row = self.candidates[(np.cumsum(self.n_candidates) - self.n_candidates)[self.key]]
+        gram, cross = torch.zeros(design.shape[1], design.shape[1]).double(), 0.0
+        for start in range(0, len(row), CHUNK):
+            part = design[row[start : start + CHUNK]].cpu()
+            gram += part.T @ part
+            cross = cross + part.T @ self.eeg[start : start + CHUNK].flatten(1).double().cpu()
+        return gram.numpy(), cross.numpy()
+
+    def _groups(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Trials in the order of their groups, where each group starts, and how long it is.
+
+        A group is a single trial; or each key's trials of a person are dealt into averages of a size drawn anew.
+        """
+        n = len(self.unit)
+        if not self.average:
+            return np.arange(n), np.arange(n), np.ones(n, int)
+        _, unit, counts = np.unique(self.unit, return_inverse=True, return_counts=True)
+        size = rng.integers(1, counts + 1)
+        trials = np.lexsort((rng.random(n), unit))
+        place = np.arange(n) - (np.cumsum(counts) - counts)[unit[trials]]
+        starts = np.flatnonzero(place % size[unit[trials]] == 0)
+        return trials, starts, np.diff(np.append(starts, n))
+
+    def _means(
+        self, trials: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+    ) -> tuple[Tensor, np.ndarray]:
+        """The groups' mean EEG, and a trial of each."""
+        firsts = trials[starts]
+        if lengths.max() == 1:
+            return self.eeg[firsts].to(self.device), firsts
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = trials[np.repeat(starts, lengths) + offsets]
+        owner = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths))
+        sums = torch.zeros((len(starts), *self.eeg.shape[1:])).index_add_(0, owner, self.eeg[rows].cpu())
+        return (sums / torch.from_numpy(lengths)[:, None, None]).to(self.device), firsts
+
+    def _pictures(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A picture of each key, drawn where it has several."""
+        first = (np.cumsum(self.n_candidates) - self.n_candidates)[key]
+        return self.candidates[first + rng.integers(self.n_candidates[key])]
+
+
+def _rows_of_people(model: JointModel, dataset: PairedDataset) -> Tensor | None:
+    """The row of each trial's person in the model's list, (n,), where it has people's layers."""
+    subjects = model.card["subjects"]
+    if not subjects or "subject" not in dataset.metadata:
+        return None
+    row = {name: i for i, name in enumerate(subjects)}
+    rows = [row.get(name, 0) for name in dataset.metadata["subject"].astype(str)]
+    return torch.tensor(rows, device=model.device)
