@@ -119,7 +119,7 @@ def _judge(amplitude_uv: float, seed: int, n_permutations: int) -> Controls:
     return run_controls(dataset, claim="category", split="run", **settings)
 
 
-def many_sets(amplitude_uv: float, *, n_sets: int = 100, n_permutations: int = 200) -> list[Controls]:
+def many_sets(amplitude_uv: float, *, n_sets: int = 100, n_permutations: int = 100) -> list[Controls]:
     """The controls of sets that differ in nothing but the seed."""
     jobs = Parallel(n_jobs=N_JOBS, return_as="generator")(
         delayed(_judge)(amplitude_uv, seed, n_permutations) for seed in range(n_sets)

@@ -128,8 +128,7 @@ class Experiment:
         )
 
     def interval(self, measured: Measured) -> tuple[float, float]:
-        rng = np.random.default_rng([self.seed, 5])
-        return bootstrap_interval(measured.value, measured.by_unit(self.units), rng)
+        return bootstrap_interval(measured.value, measured.by_unit(self.units), self.seed)
 
     def _permuted(
         self, folds: list[FoldEvidence], owns: list, codes: np.ndarray, rng: np.random.Generator

@@ -1,13 +1,15 @@
 """The statistic of each claim on held-out evidence, and by how much each trial moves it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from brainedit.control_evidence import FoldEvidence
 
 N_BOOTSTRAP = 2000
+MAX_KEPT_UNITS = 1000  # draws of more are not kept for the next interval
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,27 @@ class Measured:
         )
 
 
-def bootstrap_interval(value: float, influence: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+def bootstrap_interval(value: float, influence: np.ndarray, seed: int) -> tuple[float, float]:
     """Percentile interval of 95 %: units drawn with replacement move the value by their influence."""
-    drawn = [influence[rng.integers(0, len(influence), len(influence))].sum() for _ in range(N_BOOTSTRAP)]
-    low, high = value + np.percentile(drawn, [2.5, 97.5])
+    n = len(influence)
+    if n > MAX_KEPT_UNITS:
+        moved = np.array([count @ influence for count in _draws(n, seed)])
+    else:
+        moved = _kept_draws(n, seed) @ influence
+    low, high = value + np.percentile(moved, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _draws(n_units: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each unit is drawn, (n_units,), for each bootstrap sample."""
+    rng = np.random.default_rng([seed, 5])
+    for _ in range(N_BOOTSTRAP):
+        yield np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(n_units: int, seed: int) -> np.ndarray:
+    return np.array(list(_draws(n_units, seed)), np.float64)
 
 
 class PayoffMean:

@@ -327,7 +327,7 @@ def _judged(
 
 def _if_it_can_fire(found: Finding | str, alpha: float) -> Finding | str:
     """The finding, or why its p could not have been small enough whatever the score."""
-    if isinstance(found, str) or found.p is not None or 1 / found.n_arrangements < alpha:
+    if isinstance(found, str) or 1 / found.n_arrangements < alpha:
         return found
     return f"its answers can be arranged in {found.n_arrangements:.0f} ways, too few to tell it from chance"
 

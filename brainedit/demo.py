@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from brainedit import figures
+from brainedit.audit import audit_design
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import Direction, brain_direction, compatibility_direction
@@ -21,6 +22,7 @@ from brainedit.encoders.features import cache_folder
 from brainedit.evaluation import Score, proportion_score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
+from brainedit.jobs.audit import design_section
 from brainedit.jobs.directions import (
     FoundDirection,
     compatibility_section,
@@ -94,6 +96,8 @@ def _viewing(folder: Path, result: Result, seed: int) -> None:
     held_out = dataset.subset(test)
     result.sections.append(_viewing_section(viewing))
     result.sections += evaluation_sections(model, held_out, hold_out="stimulus")
+    design = audit_design(dataset.metadata, claim="picture", split=[(train, test)], images=viewing.images)
+    result.sections.append(design_section(design))
     result.sections += _saliency(model, held_out, viewing, result)
     model.save(folder / "model")
     _save_viewing(folder / "viewing", held_out)

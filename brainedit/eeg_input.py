@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 FULL_WHITENING_LIMIT = 2048  # features; above this the covariance is taken over channels alone
 SKETCH_DIMS = 8
-CHUNK = 2048  # trials that are read at once from a set on disk
+CHUNK = 2048  # trials that are read at once from a set on disk, fewer where they are long:
+CHUNK_VALUES = 2**23  # values of these trials
 IN_MEMORY = 2**30  # bytes; prepared trials above this lie in a temporary file that is mapped into memory
 NOISE_VALUES = 2**26  # the noise covariance is learned from trials of at most so many values
 
@@ -115,14 +116,13 @@ class EEGInput(nn.Module):
         if self.settings["whiten"] == "none":
             return
         some = _whole_keys(keys, max(64, NOISE_VALUES // eeg[0].size))
-        noise = _residuals(eeg[some].astype(np.float64), np.asarray(keys)[some]) / scale
+        noise = _residuals(eeg[some].astype(np.float64), np.asarray(keys)[some])
+        noise /= scale
         if self.settings["whiten"] == "channels_times":
-            self.whitener.copy_(
-                _inverse_root(ledoit_wolf(noise.reshape(len(noise), -1), assume_centered=True)[0])
-            )
+            noise = noise.reshape(len(noise), -1)
         else:
-            samples = noise.transpose(0, 2, 1).reshape(-1, n_channels)
-            self.whitener.copy_(_inverse_root(ledoit_wolf(samples, assume_centered=True)[0]))
+            noise = noise.transpose(0, 2, 1).reshape(-1, n_channels)
+        self.whitener.copy_(_inverse_root(ledoit_wolf(noise, assume_centered=True)[0]))
 
     def prepare(self, epochs: mne.BaseEpochs) -> Tensor:
         """Epochs of any channel order and rate -> (n, n_channels, n_times) float32, volts.
@@ -145,7 +145,8 @@ class EEGInput(nn.Module):
             raise ValueError(f"These epochs do not fit the model: {'; '.join(problems)}.")
         order = [index[name] for name in self.channels]
         prepared = _store((len(epochs), len(order), want["n_times"]))
-        size = len(epochs) if isinstance(epochs, mne.BaseEpochs) else CHUNK
+        at_once = _at_once(len(order) * len(epochs.times))
+        size = len(epochs) if isinstance(epochs, mne.BaseEpochs) else at_once
         for start in range(0, len(epochs), size):
             part = epochs if size == len(epochs) else epochs[start : start + size]
             data = part.get_data(picks=order, copy=False)
@@ -164,7 +165,7 @@ class EEGInput(nn.Module):
         n_values, generator = self.mean.numel(), torch.Generator().manual_seed(1)
         directions = torch.randn(n_values, SKETCH_DIMS, generator=generator, dtype=torch.float64)
         parts = []
-        for chunk in eeg.split(CHUNK):
+        for chunk in eeg.split(_at_once(n_values)):
             x = ((chunk - self.mean) / self.std).flatten(1).double().cpu()
             parts.append((x @ directions / x.norm(dim=1, keepdim=True)).float())
         return torch.cat(parts).numpy()
@@ -172,7 +173,7 @@ class EEGInput(nn.Module):
     def whitened(self, eeg: Tensor) -> Tensor:
         """`forward` for many trials, in place: what comes is overwritten, so that nothing lies in memory twice."""
         with torch.no_grad():
-            for chunk in eeg.split(CHUNK):
+            for chunk in eeg.split(_at_once(self.mean.numel())):
                 chunk.copy_(self(chunk))
         return eeg
 
@@ -207,12 +208,18 @@ def _store(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
+def _at_once(n_values: int) -> int:
+    """How many trials of so many values are worked on at once."""
+    return max(1, min(CHUNK, CHUNK_VALUES // n_values))
+
+
 def _moments(eeg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over trials (n_channels, n_times) and SD over trials and times (n_channels, 1), in double precision."""
-    starts = range(0, len(eeg), CHUNK)
-    mean = sum(eeg[s : s + CHUNK].sum(0, dtype=np.float64) for s in starts) / len(eeg)
+    n = _at_once(eeg[0].size)
+    starts = range(0, len(eeg), n)
+    mean = sum(eeg[s : s + n].sum(0, dtype=np.float64) for s in starts) / len(eeg)
     middle = mean.mean(1)[:, None]
-    squares = sum(((eeg[s : s + CHUNK] - middle) ** 2).sum((0, 2), dtype=np.float64) for s in starts)
+    squares = sum(((eeg[s : s + n] - middle) ** 2).sum((0, 2), dtype=np.float64) for s in starts)
     return mean, np.sqrt(squares / (len(eeg) * eeg.shape[2]))[:, None]
 
 
@@ -234,6 +241,8 @@ def _bins(data: np.ndarray, times: np.ndarray, want: dict) -> np.ndarray:
     edges = want["tmin"] + np.arange(want["n_times"] + 1) / want["sfreq"]
     nearest = np.floor((edges - times[0]) * (len(times) - 1) / (times[-1] - times[0]) + 0.5 + 1e-6)
     bounds = np.clip(nearest.astype(int), 0, len(times))
+    if (np.diff(bounds) == 1).all():
+        return data[..., bounds[0] : bounds[-1]]
     sums = np.concatenate(
         [np.zeros((*data.shape[:-1], 1)), np.cumsum(data, axis=-1, dtype=np.float64)], axis=-1
     )
@@ -287,16 +296,24 @@ def _differences(epochs: mne.BaseEpochs, want: dict, index: dict[str, int]) -> l
 def _residuals(eeg: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Trials less the mean of their key, scaled for the degree of freedom that the mean takes.
 
-    Where keys hardly repeat, the grand mean is all that can be taken away.
+    Where keys hardly repeat, the grand mean is all that can be taken away. What comes is overwritten: of a large
+    set, copies of it would be most of the memory that training takes.
     """
     groups, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     if counts[inverse].mean() < 2 or len(groups) > 0.75 * len(keys):
-        return eeg - eeg.mean(0)
-    sums = np.zeros((len(groups), *eeg.shape[1:]))
-    np.add.at(sums, inverse, eeg)
-    residual = eeg - (sums / counts[:, None, None])[inverse]
+        eeg -= eeg.mean(0)
+        return eeg
+    means = np.zeros((len(groups), *eeg.shape[1:]))
+    np.add.at(means, inverse, eeg)
+    means /= counts[:, None, None]
+    factor = np.sqrt(counts / np.maximum(counts - 1, 1))[:, None, None]
+    n = _at_once(eeg[0].size)
+    for start in range(0, len(eeg), n):
+        some, key = slice(start, start + n), inverse[start : start + n]
+        eeg[some] -= means[key]
+        eeg[some] *= factor[key]
     repeated = counts[inverse] > 1
-    return residual[repeated] * np.sqrt(counts / np.maximum(counts - 1, 1))[inverse][repeated, None, None]
+    return eeg if repeated.all() else eeg[repeated]
 
 
 def _inverse_root(covariance: np.ndarray) -> Tensor:

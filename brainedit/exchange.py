@@ -1,6 +1,7 @@
 """What was randomised in an experiment, and how answers are permuted accordingly."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ class Exchange:
         if self.pictures:
             present = np.unique(codes)
             return rng.permutation(present)[np.searchsorted(present, codes)]
-        _, first, index = np.unique(self.units, return_index=True, return_inverse=True)
+        first, index = self._first
         stratum, label = self.strata[first], codes[first]
         shuffled = np.empty_like(label)
         shuffled[np.lexsort((np.arange(len(label)), stratum))] = label[
@@ -35,13 +36,19 @@ class Exchange:
         ]
         return shuffled[index]
 
+    @cached_property
+    def _first(self) -> tuple[np.ndarray, np.ndarray]:
+        """A trial of each unit, and the unit of each trial."""
+        _, first, index = np.unique(self.units, return_index=True, return_inverse=True)
+        return first, index
+
     def n_arrangements(self, codes: np.ndarray) -> float:
         """How many different permutations there are; inf where they are too many to matter."""
         from scipy.special import gammaln
 
         if self.pictures:
             return _exp(gammaln(len(np.unique(codes)) + 1))
-        _, first = np.unique(self.units, return_index=True)
+        first, _ = self._first
         log = 0.0
         for name in np.unique(self.strata):
             own = codes[first[self.strata[first] == name]]

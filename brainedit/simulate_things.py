@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from brainedit import _check
-from brainedit.datasets.latents import write_latents
+from brainedit.simulate_features import LAYERS, Pictures, draw_weights
 from brainedit.simulate_head import bumps_at, leadfield, places_below, visual_response
 from brainedit.simulate_noise import KroneckerNoise, background_noise, rereferenced, root
 
@@ -33,14 +33,12 @@ ALL = (  # the 63 channels of the published files
 # fmt: on
 CHANNELS = {"posterior": tuple(name for name in ALL if name[0] in "PO"), "all": ALL}
 REFERENCE = "Fz"
-LAYERS = ("middle", "last")
 LATENCIES = {"middle": (0.08, 0.2), "last": (0.2, 0.5)}  # s, when the codes of a layer peak
 WIDTHS = {"middle": (0.018, 0.036), "last": (0.045, 0.09)}  # s, standard deviations of their time courses
 BELOW = {
     "middle": ("O1", "Oz", "O2", "PO3", "POz", "PO4", "PO7", "PO8"),
     "last": ("PO7", "PO8", "P7", "P8", "P5", "P6", "TP7", "TP8"),
 }
-CONCEPT_SHARE = {"middle": 0.15, "last": 0.75}  # of the variance of a layer's features
 _CHUNK_BYTES = 24 * 2**20  # of EEG that is drawn at a time
 _N_DRAWS = 20_000  # averages that measure the oracle
 
@@ -149,12 +147,12 @@ def simulate_things_eeg2(
     names = _check.pick("set of channels", channels, CHANNELS)
     _check_settings(settings)
     times = tmin + np.arange(round(sfreq)) / sfreq
-    pictures = _Pictures.draw(n_concepts, n_per_concept, n_test, n_features, seed)
+    pictures = Pictures.draw(n_concepts, n_per_concept, n_test, n_features, seed)
     repeats = {"training": n_train_repeats, "test": n_test_repeats}
     with _new_folder(Path(out)) as folder:
         pictures.write(folder, seed)
         codes = _draw_codes(n_codes, seed)
-        weights = _draw_weights(pictures, codes, seed)
+        weights = draw_weights(pictures, codes, seed)
         head = _Head(names, times, noise_uv, alpha_uv)
         brains = {}
         for subject in subjects:
@@ -181,58 +179,6 @@ def read_truth(folder: str | Path, *, subject: int = 1) -> SimulatedBrain:
     own = {key: tensors[f"{name}/{key}"] for key in ("patterns", "evoked")}
     own["unexplained"] = float(tensors[f"{name}/unexplained"][0])
     return SimulatedBrain(tensors["weights"], tensors["mean"], **own, noise=KroneckerNoise(**noise))
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """Names and features of pictures, by part ("training", "test"), and where the coded dimensions are.
-
-    features : (n, 2 * n_features); mean : (2 * n_features,); axes : layer -> (n_coded, n_features), orthonormal;
-    features @ axes.T are the dimensions that the brain codes
-    """
-
-    concepts: dict[str, list[str]]
-    files: dict[str, list[str]]
-    features: dict[str, np.ndarray]
-    mean: np.ndarray
-    axes: dict[str, np.ndarray]
-
-    @classmethod
-    def draw(
-        cls, n_concepts: int, n_per_concept: int, n_test: int, n_features: int, seed: int
-    ) -> "_Pictures":
-        rng = np.random.default_rng([seed, 0])
-        spectrum = (1 + np.arange(n_features)) ** -0.5  # standard deviations; even dimensions are coded
-        turns = {layer: np.linalg.qr(rng.normal(size=(n_features, n_features)))[0] for layer in LAYERS}
-        mean = rng.normal(size=2 * n_features) * np.sqrt(np.mean(spectrum**2))
-        numbers = {"training": np.repeat(np.arange(n_concepts), n_per_concept), "test": np.arange(n_test)}
-        features = {}
-        for part, concept in numbers.items():
-            dimensions = _draw_dimensions(concept, n_features, rng)
-            layers = [(dimensions[layer] * spectrum) @ turns[layer] for layer in LAYERS]
-            features[part] = (np.hstack(layers) + mean).astype(np.float32)
-        axes = {layer: turns[layer][::2] for layer in LAYERS}
-        first = {"training": 1, "test": 1 + n_concepts}  # of the names: no concept is in both parts
-        concepts = {
-            part: [f"{c + 1:05d}_sim{c + first[part]:04d}" for c in concept]
-            for part, concept in numbers.items()
-        }
-        files = {part: _file_names(names) for part, names in concepts.items()}
-        return cls(concepts, files, features, mean.astype(np.float32), axes)
-
-    def write(self, folder: Path, seed: int) -> None:
-        table = {}
-        for part, short in (("training", "train"), ("test", "test")):
-            table |= {f"{short}_img_concepts": self.concepts[part], f"{short}_img_files": self.files[part]}
-            pairs = zip(self.concepts[part], self.files[part], strict=True)
-            stimuli = [f"{part}_images/{concept}/{file}" for concept, file in pairs]
-            order = np.random.default_rng([seed, 5]).permutation(len(stimuli))
-            layers = np.split(self.features[part], 2, axis=1)
-            for layer, values in zip(LAYERS, layers, strict=True):
-                path = folder / "features" / layer / f"{part}.safetensors"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_latents(pd.DataFrame(values, index=stimuli).iloc[order], path, space="features")
-        np.save(folder / "image_metadata.npy", table)
 
 
 class _Head:
@@ -309,26 +255,6 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _draw_dimensions(concept: np.ndarray, n_features: int, rng) -> dict[str, np.ndarray]:
-    """Independent dimensions of variance 1 behind the layers' features, per picture; `concept` numbers them."""
-    of_concept = rng.normal(size=(concept.max() + 1, n_features))[concept]
-    alone = rng.normal(size=(2, len(concept), n_features))
-    own = {"middle": alone[0], "last": np.sqrt(0.1) * alone[0] + np.sqrt(0.9) * alone[1]}
-    return {
-        layer: np.sqrt(share) * of_concept + np.sqrt(1 - share) * own[layer]
-        for layer, share in CONCEPT_SHARE.items()
-    }
-
-
-def _file_names(concepts: list[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    names = []
-    for concept in concepts:
-        counts[concept] = counts.get(concept, 0) + 1
-        names.append(f"{concept.split('_')[1]}_{counts[concept]:02d}b.jpg")
-    return names
-
-
 def _draw_codes(n_codes: int, seed: int) -> pd.DataFrame:
     """Layer, latency (s) and width (s) of what the brain codes, and electrodes above the dipoles."""
     rng = np.random.default_rng([seed, 1])
@@ -343,21 +269,6 @@ def _draw_codes(n_codes: int, seed: int) -> pd.DataFrame:
         for layer in sorted(layers, key=LAYERS.index)
     ]
     return pd.DataFrame(rows)
-
-
-def _draw_weights(pictures: _Pictures, codes: pd.DataFrame, seed: int) -> np.ndarray:
-    """Weights (n_codes, 2 * n_features) on coded dimensions; a layer's codes are uncorrelated and have variance 1."""
-    rng = np.random.default_rng([seed, 6])
-    n_features = len(pictures.mean) // 2
-    weights = np.zeros((len(codes), 2 * n_features))
-    for layer, start in zip(LAYERS, (0, n_features), strict=True):
-        rows, columns = np.flatnonzero(codes["layer"] == layer), slice(start, start + n_features)
-        axes = pictures.axes[layer]  # (n_coded, n_features)
-        features = (pictures.features["training"] - pictures.mean)[:, columns]
-        drawn = rng.normal(size=(len(rows), len(axes))) @ axes
-        values, vectors = np.linalg.eigh(drawn @ (features.T @ features / len(features)) @ drawn.T)
-        weights[rows, columns] = (vectors / np.sqrt(values)) @ vectors.T @ drawn
-    return weights.astype(np.float32)
 
 
 def _topographies(codes: pd.DataFrame, rng) -> np.ndarray:
@@ -408,7 +319,7 @@ def _hit_rate(likeness: np.ndarray, noise: np.ndarray, scale: float, top: int) -
 def _write_person(
     folder: Path,
     brain: SimulatedBrain,
-    pictures: _Pictures,
+    pictures: Pictures,
     repeats: dict[str, int],
     head: _Head,
     seed,

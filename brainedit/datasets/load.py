@@ -5,14 +5,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from brainedit._check import pick
 from brainedit.datasets.download import fetch
-
-if TYPE_CHECKING:
-    from brainedit.datasets.paired import PairedDataset
-    from brainedit.relevance import LatentDataset
+from brainedit.datasets.feature_sets import LatentDataset
+from brainedit.datasets.paired import PairedDataset
 
 DEFAULT = "default"
 
@@ -102,7 +99,7 @@ def load_dataset(
     split: str = DEFAULT,
     download: bool = False,
     **settings,
-) -> "PairedDataset | LatentDataset":
+) -> PairedDataset | LatentDataset:
     """A data set of `DATASETS` by name.
 
     root : folder of its files

@@ -106,9 +106,11 @@ def train_upload(
     Held out are pictures, or runs where trials are paired by label.
     settings : further ones of `brainedit.joint_training.train_joint`
 
-    Raises ValueError when a stimulus has no picture, or nothing can be held out.
+    Raises ValueError when a stimulus has no picture, nothing can be held out, or the design is confounded.
     """
+    from brainedit.audit import audit_design
     from brainedit.datasets.paired import PairedDataset
+    from brainedit.jobs.audit import stamp_for
     from brainedit.jobs.joint import evaluation_sections
     from brainedit.joint_training import train_joint
     from brainedit.splits import split_trials
@@ -120,9 +122,10 @@ def train_upload(
     join: Callable[[Sequence, Sequence], Mapping] = join_pictures if pair_by == "stimulus" else join_labels
     dataset = PairedDataset(epochs, join(list(keys), files), pair_by=pair_by)
     train, test = next(split_trials(dataset.metadata, by=by, seed=seed))
+    claim = "picture" if pair_by == "stimulus" else "category"
+    stamp_for(audit_design(dataset.metadata, claim=claim, split=[(train, test)]), allow_confounded=False)
     model = train_joint(dataset.subset(train), n_epochs=n_epochs, seed=seed, **settings)
-    sections = evaluation_sections(model, dataset.subset(test), hold_out=by)
-    return model, [score for section in sections for score in section.scores]
+    return model, list(evaluation_sections(model, dataset.subset(test), hold_out=by)[0].scores)
 
 
 def map_html(
