@@ -28,7 +28,7 @@ from brainedit.simulate_kaneshiro import simulate_kaneshiro
 
 N_JOBS = 2
 CHANNELS = ["Fp1", "Fp2", "Fz", "Cz", "Pz", "Oz", "O1", "O2"]
-RESPONSE_UV = 2.5  # peak of the planted response at Oz: AUC about .7, power at p < .05 above .95
+RESPONSE_UV = 4.0  # peak of the planted response at Oz: AUC about .85, power at p < .05 above .95
 EVERY_CHANNEL = 4  # of the 124 of the Kaneshiro layout, one in four
 
 

@@ -1,8 +1,9 @@
 """N170: does F tell seen faces from seen houses in recordings it was not trained on, and how well against LDA?
 
 The category of a trial is logged, the picture is not, so trials are paired by label with all twelve pictures
-of their category. Faces and houses also differ in luminance, contrast and spatial frequency; as the picture
-is not known these cannot be taken out of the EEG, so a difference may be driven by them.
+of their category. Recordings are left out within a person, and each of the two people is left out. Faces and
+houses also differ in luminance, contrast and spatial frequency; as the picture is not known these cannot be
+taken out of the EEG, so a difference may be driven by them.
 """
 
 import time
@@ -30,22 +31,31 @@ from real_p300 import (
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tqdm import tqdm
 
+from brainedit.controls import Controls, run_controls
 from brainedit.datasets.paired import PairedDataset
 from brainedit.encoders.image import picture_tensor
 from brainedit.evaluation import Score, auc_difference, auc_score
 from brainedit.joint import JointModel
+from brainedit.relevance import score_trials
+from brainedit.splits import TrialSplit
 from saliency.image import occlusion_map
 from saliency.plots import overlay
 
 LABELS = ("house", "face")  # F of the second less F of the first
 LDA, XDAWN = "window means + shrinkage LDA", "xDAWN + tangent space + logistic"
 F, CONTROL = "F (seen category against the other)", "control: F trained on shuffled EEG"
+TARGET = "label == 'face'"
+CHANNELS = {"forehead": ["AF7", "AF8"], "behind the ears": ["TP9", "TP10"]}
 WINDOW, STRIDE, N_PERMUTATIONS = 56, 28, 500  # of the maps
 
 
 def n170_dataset(folder: str | None) -> PairedDataset:
-    """Faces and houses, paired by label with the twelve pictures of each."""
-    epochs = muse_epochs(data_file(folder, "n170_muse.npz"), {1: "house", 2: "face"})
+    """Faces and houses with their onsets (s), paired by label with the twelve pictures of each."""
+    path = data_file(folder, "n170_muse.npz")
+    epochs = muse_epochs(path, {1: "house", 2: "face"})
+    with np.load(path) as data:
+        onset = data["onset_sample"][epochs.selection] / float(data["sfreq"])
+    epochs.metadata = epochs.metadata.assign(onset=onset)
     pictures = {k: sorted(data_file(folder, f"stimuli/{k}s").glob("*.jpg")) for k in LABELS}
     return PairedDataset(epochs, pictures, pair_by="label")
 
@@ -58,14 +68,48 @@ def person_scores(
     for model, test in held_out_models(dataset, description="F"):
         f[test] = centred_scores(model, dataset.subset(test), LABELS)
         folds.append((model, test))
-    target = "label == 'face'"
     scores = {
-        LDA: classifier_scores(dataset.epochs, target, "lda"),
-        XDAWN: classifier_scores(dataset.epochs, target, "xdawn"),
+        LDA: classifier_scores(dataset.epochs, TARGET, "lda"),
+        XDAWN: classifier_scores(dataset.epochs, TARGET, "xdawn"),
         F: f,
         CONTROL: f_scores(dataset, LABELS, shuffled=True),
     }
     return scores, folds
+
+
+def left_out_person_scores(dataset: PairedDataset) -> dict[str, np.ndarray]:
+    """Scores (n,) of each person's trials by methods that were trained on the other people alone."""
+    scores = {}
+    for name, method in {LDA: "lda", XDAWN: "xdawn"}.items():
+        p = score_trials(dataset.epochs, target=TARGET, method=method, scheme="subject")[
+            "probability"
+        ].to_numpy()
+        scores[name] = np.log(p / (1 - p))
+    return scores | {
+        F: f_scores(dataset, LABELS, by="subject"),
+        CONTROL: f_scores(dataset, LABELS, by="subject", shuffled=True),
+    }
+
+
+def channel_scores(dataset: PairedDataset) -> dict[str, Score]:
+    """AUC of LDA on the forehead's channels and on those behind the ears, recordings left out within a person."""
+    metadata, rows = dataset.metadata, {}
+    person, run = metadata["subject"].to_numpy(), metadata["run"].to_numpy()
+    for where, names in CHANNELS.items():
+        part = dataset.epochs.copy().pick(names)
+        values = classifier_scores(part, TARGET, "lda")
+        for who in np.unique(person):
+            mine, name = person == who, f"person {who}, {where} ({', '.join(names)})"
+            face = dataset.keys[mine] == "face"
+            rows[name] = auc_score(face, values[mine], name=name, within=run[mine])
+    return rows
+
+
+def person_controls(dataset: PairedDataset) -> Controls:
+    """The controls of one person's category claim, each recording left out, LDA."""
+    n_runs = dataset.metadata["run"].nunique()
+    split = TrialSplit(by="run", n_splits=n_runs)
+    return run_controls(dataset, "lda", claim="category", split=split, progress=False)
 
 
 def summary(face: np.ndarray, run: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, Score]:
@@ -207,6 +251,22 @@ def main() -> None:
     results["scores"]["both people"] = summary(face, run, scores)
     for who, rows in results["scores"].items():
         print_table(f"N170, {who}, recordings left out within a person", rows)
+    left_out = left_out_person_scores(dataset)
+    results["person_left_out"] = {
+        f"person {who}": summary(
+            face[subject == who], run[subject == who], {k: v[subject == who] for k, v in left_out.items()}
+        )
+        for who in np.unique(subject)
+    }
+    for who, rows in results["person_left_out"].items():
+        print_table(f"N170, {who}, trained on the other person alone", rows)
+    results["channels"] = channel_scores(dataset)
+    print_table("N170 by channels, LDA, recordings left out within a person", results["channels"])
+    results["controls"] = {}
+    for who in np.unique(subject):
+        controls = person_controls(dataset.subset(subject == who))
+        results["controls"][f"person {who}"] = controls.as_dict()
+        print(f"\nControls, person {who}, LDA, each recording left out\n{controls}")
     results["low_level"] = low_level_baseline(dataset)
     print_table("Low-level differences of the face and house pictures (no EEG)", results["low_level"])
     print(

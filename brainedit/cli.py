@@ -190,8 +190,10 @@ def train_joint_command(
     seeds: Annotated[
         str | None, typer.Option(help="seeds, with commas; overrides the configuration's")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="people and seeds that are trained at the same time")] = 1,
-    pair_by: Annotated[str, typer.Option(help="stimulus or label")] = "stimulus",
+    jobs: Annotated[
+        int | None, typer.Option(help="people and seeds that are trained at the same time; 1 when not given")
+    ] = None,
+    pair_by: Annotated[str | None, typer.Option(help="stimulus or label; stimulus when not given")] = None,
     hold_out: Annotated[
         str | None,
         typer.Option(help="test trials are apart in: stimulus, concept, block, run, session, subject"),
@@ -211,29 +213,54 @@ def train_joint_command(
     from brainedit.joint_training import train_joint
 
     found = read_config(config, {"joint": train_joint, "data": load_dataset, "protocol": study})
+    own = {"--epochs": epochs, "--images": images, "--pair-by": pair_by, "--hold-out": hold_out}
+    published = {
+        "--root": root,
+        "--features": features,
+        "--subjects": subjects,
+        "--seeds": seeds,
+        "--jobs": jobs,
+    }
     common = {"allow_confounded": allow_confounded, "overwrite": overwrite}
     if not found["data"]:
+        _refuse(published, f"The configuration {config!r} names no data set")
+        if found["protocol"]:
+            raise ValueError(f"The configuration {config!r} has a protocol but no data set (section 'data').")
         if epochs is None or images is None:
             raise ValueError(
                 f"The configuration {config!r} names no data set; --epochs and --images are needed."
             )
         settings = found["joint"] | ({} if seed is None else {"seed": seed})
-        _done(train(epochs, images, out, pair_by=pair_by, hold_out=hold_out, **common, **settings))
+        pairs = {"pair_by": pair_by or "stimulus", "hold_out": hold_out}
+        _done(train(epochs, images, out, **pairs, **common, **settings))
         return
-    if epochs is not None or images is not None:
-        raise ValueError(
-            f"The configuration {config!r} names a data set; give --root in place of --epochs, --images."
-        )
-    data, protocol, joint = found["data"], found["protocol"], found["joint"]
+    _refuse(own, f"The configuration {config!r} names a data set, which is read from --root")
+    data, joint = found["data"], found["joint"]
     data |= {} if root is None else {"root": root}
     if features is not None:
         data, joint = data | {"features": features}, joint | {"image_encoder": "features"}
-    given = {
-        "subjects": subjects,
-        "seeds": seeds if seeds is not None else None if seed is None else str(seed),
-    }
-    protocol |= {name: [int(n) for n in _numbers(text)] for name, text in given.items() if text is not None}
-    _done(study(out, data=data, joint=joint, n_jobs=jobs, **common, **protocol))
+    protocol = _protocol(found["protocol"], config, subjects, seeds, seed)
+    _done(study(out, data=data, joint=joint, n_jobs=jobs or 1, **common, **protocol))
+
+
+def _refuse(options: dict[str, object], why: str) -> None:
+    """Raises ValueError for an option that was given and would be passed over."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"{why}; {given[0]} says nothing there.")
+
+
+def _protocol(found: dict, config: str, subjects: str | None, seeds: str | None, seed: int | None) -> dict:
+    """The configuration's protocol with the people and seeds of the command line."""
+    known = ("kind", "subjects", "seeds", "calibration_pictures")
+    if odd := [name for name in found if name not in known]:
+        raise ValueError(
+            f"{config}: {odd[0]!r} does not belong in section 'protocol'; known there: {', '.join(known)}."
+        )
+    if seed is not None and seeds is not None:
+        raise ValueError(f"Give --seed or --seeds; both came ({seed} and {seeds!r}).")
+    seeds = str(seed) if seeds is None and seed is not None else seeds
+    given = {"subjects": subjects, "seeds": seeds}
+    return found | {name: _whole_numbers(text) for name, text in given.items() if text is not None}
 
 
 @train_app.command("generator")
@@ -435,8 +462,7 @@ def simulate(
     """Write a simulated data set in the layout of a published one, with a known truth."""
     from brainedit.jobs.simulate import simulate_files
 
-    people = [int(n) for n in _numbers(subjects)]
-    print(simulate_files(name, out, subjects=people, size=size, seed=seed))
+    print(simulate_files(name, out, subjects=_whole_numbers(subjects), size=size, seed=seed))
 
 
 @app.command("sys-info")
@@ -508,6 +534,13 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"Strengths are numbers with commas between; {text!r} came.") from None
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"People and seeds are whole numbers with commas between; {text!r} came.") from None
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ def shuffled_pairs(experiment: Experiment) -> Finding:
     rng = np.random.default_rng([experiment.seed, 7])
 
     def draw() -> tuple[list, np.ndarray]:
-        return [
-            _shuffled_training(experiment.codes, train, rng) for train, _ in experiment.folds
-        ], experiment.codes
+        trained_on = [_shuffled_training(experiment.codes, train, rng) for train, _ in experiment.folds]
+        return trained_on, experiment.codes
 
     return _mean_of_draws(experiment, draw)
 
@@ -41,10 +40,8 @@ def _mean_of_draws(experiment: Experiment, draw: Callable[[], tuple]) -> Finding
     for _ in range(n_draws):
         trained_on, tested_on = draw()
         folds = experiment.evidence(trained_on)
-        owns, tables = (
-            [fold.own(tested_on) for fold in folds],
-            [statistic.table(fold.values) for fold in folds],
-        )
+        owns = [fold.own(tested_on) for fold in folds]
+        tables = [statistic.table(fold.values) for fold in folds]
         found.append(statistic.measure(tables, owns, folds, len(tested_on)))
         chances.append(statistic.chance(tables, owns, folds))
     above = np.array([m.value for m in found]) - chances
@@ -86,7 +83,7 @@ def shuffled_within_class(experiment: Experiment) -> Finding:
             tables.append((statistic.table(fold.values) @ weight)[rows])
     if not kept:
         raise CannotRun("no class has two pictures among the test trials of a fold")
-    return experiment.finding(statistic, tables, kept, codes)
+    return experiment.measure(kept, codes, tables=tables)
 
 
 def prestimulus(experiment: Experiment) -> Finding:
@@ -135,7 +132,7 @@ def low_level(experiment: Experiment) -> Finding:
     decoder = LinearDecoder()
     prepared = decoder.whiten(control_data.low_level_features(experiment.dataset), experiment.folds)
     folds = [decoder.decode(prepared, i, fold, experiment.codes) for i, fold in enumerate(experiment.folds)]
-    return experiment.measure(folds, experiment.codes)[0]
+    return experiment.measure(folds, experiment.codes)
 
 
 def pseudo_blocks(experiment: Experiment) -> Finding:
@@ -153,11 +150,11 @@ def pseudo_blocks(experiment: Experiment) -> Finding:
         exchange=exchange,
         _prepared=experiment._prepared if isinstance(experiment.decoder, LinearDecoder) else {},
     )
-    return other.measure(other.evidence(codes), codes)[0]
+    return other.measure(other.evidence(codes), codes)
 
 
 def _rerun(experiment: Experiment, dataset: PairedDataset) -> Finding:
-    return experiment.measure(experiment.evidence(experiment.codes, dataset), experiment.codes)[0]
+    return experiment.measure(experiment.evidence(experiment.codes, dataset), experiment.codes)
 
 
 RUNS: dict[str, Callable[[Experiment], Finding]] = {

@@ -69,6 +69,10 @@ class PayoffMean:
         paid, weight = self._paid(tables, owns, folds)
         return float(paid @ weight)
 
+    def values(self, tables: list, owns: list, folds: list[FoldEvidence]) -> np.ndarray:
+        """The statistic of many answers at once: own columns (n_many, n_test) for each fold."""
+        return np.array([self.value(tables, list(own), folds) for own in zip(*owns, strict=True)])
+
     def measure(self, tables: list, owns: list, folds: list[FoldEvidence], n: int) -> Measured:
         paid, weight = self._paid(tables, owns, folds)
         rows = np.concatenate([fold.rows for fold in folds])
@@ -109,6 +113,22 @@ class MeanAUC:
     def value(self, tables: list, owns: list, folds: list[FoldEvidence]) -> float:
         means, n_trials = self._by_fold([_fold_auc(t, o) for t, o in zip(tables, owns, strict=True)], owns)
         return float(means @ n_trials / n_trials.sum()) if n_trials.any() else 0.5
+
+    def values(self, tables: list, owns: list, folds: list[FoldEvidence]) -> np.ndarray:
+        """The statistic of many answers at once: own columns (n_many, n_test) for each fold."""
+        total, n_trials = np.zeros(len(owns[0])), np.zeros(len(owns[0]))
+        for table, own in zip(tables, owns, strict=True):
+            sums, n_classes = np.zeros(len(own)), np.zeros(len(own))
+            for k in range(table.shape[1]):
+                mine = (own == k).astype(float)
+                n_own = mine.sum(1)
+                n_pairs = n_own * (own.shape[1] - n_own)
+                above = mine @ table[:, k] - n_own * (n_own + 1) / 2
+                sums += np.divide(above, n_pairs, out=np.zeros(len(own)), where=n_pairs > 0)
+                n_classes += n_pairs > 0
+            total += own.shape[1] * np.divide(sums, n_classes, out=np.zeros(len(own)), where=n_classes > 0)
+            n_trials += own.shape[1] * (n_classes > 0)
+        return np.divide(total, n_trials, out=np.full(len(total), 0.5), where=n_trials > 0)
 
     def measure(self, tables: list, owns: list, folds: list[FoldEvidence], n: int) -> Measured:
         influence, tested = np.zeros(n), np.zeros(n, bool)

@@ -238,8 +238,9 @@ def run_controls(
     column : metadata column that holds the answers, see `answers_of`
     controls : names from `CONTROLS`; None takes all that say something about the claim
     n_permutations : of the answers in the unit that was randomised; with `refit` the pipeline is trained anew for
-        each (a permutation test), else they are permuted on the held-out evidence, and the score says so. Controls
-        are always tested on their held-out evidence
+        each (a permutation test), else they are permuted on the held-out evidence, and the score says so: then, where
+        trials train and test in turn, the null is widened by the square root of 2, which is exact for pipelines that
+        are linear in the labels. Controls are always tested on their held-out evidence
     All people in the data set train together.
 
     Raises ValueError when the claim, the answers or the split do not fit the data; LeakageError when the split has

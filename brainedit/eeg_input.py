@@ -164,11 +164,12 @@ class EEGInput(nn.Module):
         """A fingerprint of each prepared trial, (n, 8), that survives saving and rounding."""
         n_values, generator = self.mean.numel(), torch.Generator().manual_seed(1)
         directions = torch.randn(n_values, SKETCH_DIMS, generator=generator, dtype=torch.float64)
-        parts = []
-        for chunk in eeg.split(_at_once(n_values)):
-            x = ((chunk - self.mean) / self.std).flatten(1).double().cpu()
-            parts.append((x @ directions / x.norm(dim=1, keepdim=True)).float())
-        return torch.cat(parts).numpy()
+        # filled and not collected: small results between large temporaries keep these from being used again
+        sketches, n = np.empty((len(eeg), SKETCH_DIMS), np.float32), _at_once(n_values)
+        for start in range(0, len(eeg), n):
+            x = ((eeg[start : start + n] - self.mean) / self.std).flatten(1).double().cpu()
+            sketches[start : start + n] = (x @ directions / x.norm(dim=1, keepdim=True)).numpy()
+        return sketches
 
     def whitened(self, eeg: Tensor) -> Tensor:
         """`forward` for many trials, in place: what comes is overwritten, so that nothing lies in memory twice."""

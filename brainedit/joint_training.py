@@ -14,7 +14,7 @@ from torch import Tensor
 
 from brainedit._check import pick
 from brainedit.datasets.paired import PairedDataset
-from brainedit.distributed import gather, shard
+from brainedit.distributed import barrier, gather, is_main, shard, synchronised, world
 from brainedit.eeg_input import CHUNK, EEGInput
 from brainedit.encoders.features import image_features, n_ready_features
 from brainedit.encoders.image import ReadyFeatures, make_image_encoder
@@ -83,10 +83,12 @@ def train_joint(
     validate_by : "concept", "stimulus" or another unit of `split_trials`: a tenth of its units is kept from training
         and the epoch with the lowest loss on it is the model
 
-    Under torchrun each process embeds its share of every batch, and the loss is that of the whole batch.
+    Under torchrun each process embeds its share of every batch on a device of its own, in place of `device`; loss
+    and batch norms are those of the whole batch, and all processes return the same model.
     Raises ValueError for fewer than two stimuli or labels, NaN or flat channels, a loss that diverges.
     """
     _check_dataset(dataset, person_layer)
+    device = world().device or device
     compare = pick("loss", loss, LOSSES)
     if image_encoder == "features":
         encoder = ReadyFeatures(n_ready_features(dataset.pictures)).to(device)
@@ -114,6 +116,7 @@ def train_joint(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = assemble(card, eeg_input, encoder).to(device)
+    model.towers = synchronised(model.towers)
     shape = {
         "batch_size": batch_size,
         "average": average_repeats,
@@ -170,7 +173,7 @@ def calibrate(
     """
     pick("adapt", adapt, {"person": 1, "all": 1})
     new = copy.deepcopy(model)
-    towers = new.towers
+    new.towers = towers = synchronised(new.towers)
     if towers.people is None and adapt == "person":
         raise ValueError(
             "This model has no people's layers; train it with person_layer=True, or take adapt='all'."
@@ -325,8 +328,7 @@ class _Batches:
         self.device = model.device
         self.sketches = torch.from_numpy(model.eeg_input.sketch(eeg)).to(self.device)
         self.eeg = model.eeg_input.whitened(eeg)
-        features = image_features(model.image_encoder, dataset.pictures, distort=distort, progress=progress)
-        self.features = features.to(self.device)
+        self.features = _features(model, dataset, distort=distort, progress=progress).to(self.device)
         self.person = _rows_of_people(model, dataset)
         names, self.key = np.unique(dataset.keys, return_inverse=True)
         position = {name: i for i, name in enumerate(dataset.pictures)}
@@ -397,6 +399,18 @@ class _Batches:
         """A picture of each key, drawn where it has several."""
         first = (np.cumsum(self.n_candidates) - self.n_candidates)[key]
         return self.candidates[first + rng.integers(self.n_candidates[key])]
+
+
+def _features(model: JointModel, dataset: PairedDataset, *, distort: list[str], progress: bool) -> Tensor:
+    """Of the pictures; the main process computes them, the others find them in the cache."""
+    if not is_main():
+        barrier()
+    features = image_features(
+        model.image_encoder, dataset.pictures, distort=distort, progress=progress and is_main()
+    )
+    if is_main():
+        barrier()
+    return features
 
 
 def _rows_of_people(model: JointModel, dataset: PairedDataset) -> Tensor | None:

@@ -37,10 +37,8 @@ def phantom_dataset(dataset: PairedDataset, *, seed: int = 0) -> tuple[PairedDat
     )
     baseline = getattr(epochs, "baseline", None)
     if baseline is not None:
-        low, high = (
-            (-np.inf if baseline[0] is None else baseline[0]),
-            (np.inf if baseline[1] is None else baseline[1]),
-        )
+        low = epochs.times[0] if baseline[0] is None else baseline[0]
+        high = epochs.times[-1] if baseline[1] is None else baseline[1]
         inside = (epochs.times >= low - 1e-9) & (epochs.times <= high + 1e-9)
         data -= data[..., inside].mean(-1, keepdims=True)
     return with_eeg(dataset, data, epochs.info, epochs.tmin), notes

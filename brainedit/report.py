@@ -209,7 +209,7 @@ def scores_html(scores: Sequence[Score]) -> str:
             f"{s.low:.3f} to {s.high:.3f}",
             f"{s.chance:.3f}",
             p_text(s.p),
-            f"{s.n} {s.unit}s",
+            f"{s.n} people" if s.unit == "person" else f"{s.n} {s.unit}s",
         )
         for s in scores
     ]
@@ -274,24 +274,28 @@ def _stamped(image: "Image", stamp: str) -> "Image":
 
     height = max(14, min(image.width // 22, 48))
     font = ImageFont.load_default(size=height * 0.7)
-    banded = Image.new("RGB", (image.width, image.height + height), "#b3452c")
+    length = int(font.getlength(stamp)) + 8
+    banded = Image.new("RGB", (max(image.width, length), image.height + height), "#b3452c")
     banded.paste(image.convert("RGB"), (0, height))
     draw = ImageDraw.Draw(banded)
-    step = int(draw.textlength(stamp + "   ", font=font))
-    for left in range(4, image.width, max(step, 1)):
+    for left in range(4, banded.width, length + 8):
         draw.text((left, height * 0.08), stamp, fill="white", font=font)
     return banded
 
 
 def stamp_files(folder: Path, stamp: str) -> None:
-    """Pictures of a result get the stamp across them, tables and arrays get it in their names."""
+    """Put a stamp on all files of a folder: a band on pictures, `stamp` in JSON, the name of tables and arrays."""
     from PIL import Image
 
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if file.suffix == ".png":
+        if file.suffix in (".png", ".jpg", ".jpeg"):
             with Image.open(file) as image:
                 banded = _stamped(image, stamp)
             banded.save(file)
+        elif file.suffix == ".json":
+            content = json.loads(file.read_text(encoding="utf-8"))
+            content = {"stamp": stamp} | (content if isinstance(content, dict) else {"content": content})
+            file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         elif file.suffix in (".npy", ".npz", ".csv", ".fif"):
             file.rename(file.with_name(f"{stamp}_{file.name}"))
 
@@ -323,7 +327,7 @@ figure{margin:1.4rem 0}img{max-width:100%;height:auto;display:block}
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.4rem;max-width:44rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.35rem .9rem;border-bottom:1px solid var(--line);white-space:nowrap}
-th[scope=row]{text-align:left;font-weight:500;padding-left:0}
-thead th{color:var(--soft);font-weight:500;font-size:.85rem}
+th[scope=row]{text-align:left;font-weight:500;padding-left:0;white-space:normal;min-width:11rem}
+thead th{color:var(--soft);font-weight:500;font-size:.85rem}thead th:first-child{text-align:left;padding-left:0}
 details{margin-top:3rem;color:var(--soft)}pre{background:var(--wash);padding:1rem;overflow-x:auto;font-size:.8rem}
 """

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from brainedit.cli import main
+from brainedit.eeg import read_epochs
 from brainedit.simulate import simulate_passive
+from brainedit.simulate_things import simulate_things_eeg2
 
 
 def run(monkeypatch, *arguments):
@@ -65,6 +67,9 @@ def test_help_imports_nothing_heavy():
         "edit",
         "invert",
         "convert",
+        "audit",
+        "evaluate",
+        "simulate",
         "sys-info",
     ):
         assert command in done.stdout
@@ -124,6 +129,128 @@ def test_train_generator(monkeypatch, world, tmp_path):
     assert (out / "generator" / "generator.json").is_file()
 
 
+def test_audit(monkeypatch, capsys, world):
+    out = world / "audited"
+    arguments = ["audit", world / "epochs-epo.fif", "--claim", "picture", "--split", "stimulus"]
+    assert run(monkeypatch, *arguments, "--images", world / "pictures", "--design-only", "--out", out) == 0
+    assert capsys.readouterr().out.strip() == f"{out}/report.html"
+    assert json.loads((out / "result.json").read_text())["figures"]["design"]["verdict"] == "supported"
+
+
+def test_evaluate_scores_pictures_that_did_not_train_the_model(monkeypatch, capsys, world, trained):
+    epochs = read_epochs(world / "epochs-epo.fif")
+    known = json.loads((trained / "model" / "model.json").read_text())["training"]["stimuli"]
+    new = epochs[~epochs.metadata["stimulus"].isin(known).to_numpy()]
+    new.save(world / "new-epo.fif", verbose="error")
+    arguments = ["evaluate", "--model", trained, "--images", world / "pictures"]
+    assert run(monkeypatch, *arguments, "--epochs", world / "new-epo.fif", "--out", world / "scored") == 0
+    names = [score["name"] for score in json.loads((world / "scored" / "result.json").read_text())["scores"]]
+    assert "single trials, top-1 of 4" in names
+    assert "control: shuffled EEG, top-1" in names
+    capsys.readouterr()
+    assert run(monkeypatch, *arguments, "--epochs", world / "epochs-epo.fif", "--out", world / "leaked") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "15 more of these pictures trained the model" in said[0]
+    assert not list(world.glob("leaked*"))
+
+
+def test_a_confounded_design_is_one_sentence_and_exit_code_2(monkeypatch, capsys, world, tmp_path):
+    epochs = read_epochs(world / "epochs-epo.fif")
+    label = (epochs.metadata["stimulus"].str[-8:-4].astype(int) // 5).astype(str)
+    order = np.lexsort([epochs.metadata["run"], label])  # each label in a block of its own
+    onset = np.empty(len(epochs))
+    onset[order] = np.arange(len(epochs)) * 1.5
+    epochs.metadata = epochs.metadata.drop(columns="block").assign(onset=onset, run=1, label=label)
+    epochs.save(tmp_path / "blocked-epo.fif", verbose="error")
+    arguments = ["train", "joint", "--epochs", tmp_path / "blocked-epo.fif", "--images", world / "pictures"]
+    (tmp_path / "quick.yaml").write_text("joint: {n_epochs: 1, n_dims: 4}")
+    arguments += ["--config", tmp_path / "quick.yaml", "--out", tmp_path / "out"]
+    assert run(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("brainedit: The design is confounded: The clock alone tells the label")
+    assert not list(tmp_path.glob("out*"))
+    assert run(monkeypatch, *arguments, "--allow-confounded") == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["stamp"] == "CONFOUNDED"
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    layout = {"n_concepts": 60, "n_per_concept": 2, "n_test": 12, "n_test_repeats": 4, "n_features": 6}
+    out = tmp_path_factory.mktemp("things") / "simulated"
+    return simulate_things_eeg2(out, n_codes=4, oracle=0.95, progress=False, **layout)
+
+
+def test_a_bundled_protocol_runs_on_its_simulation(monkeypatch, capsys, things, tmp_path):
+    arguments = ["train", "joint", "--config", "joint_things_eeg2", "--root", things]
+    arguments += ["--features", "middle+last", "--subjects", "1,2", "--seeds", 0, "--out", tmp_path / "out"]
+    assert run(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out.strip() == f"{tmp_path / 'out'}/report.html"
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["simulated"]
+    assert record["settings"]["protocol"]["subjects"] == [1, 2]
+    assert [run["seed"] for run in record["figures"]["runs"]] == [0, 0]
+    assert record["scores"][0]["n"] == 2
+    assert {p.name for p in (tmp_path / "out" / "models").iterdir()} == {"sub-01_seed-0", "sub-02_seed-0"}
+
+
+def test_simulate(monkeypatch, capsys, tmp_path):
+    arguments = [
+        "simulate",
+        "kaneshiro2015",
+        "--size",
+        "small",
+        "--subjects",
+        "2,3",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"S2.mat", "S3.mat"}
+
+
+def bad_settings(root, things):
+    """YAML (or the name of a bundled configuration), options, and what must be said."""
+    own = ["--epochs", root / "a-epo.fif", "--images", root]
+    there = ["--root", things]
+    data = "data: {name: things_eeg2, features: middle}\n"
+    return [
+        ("joint: {n_epoch: 3}", own, "Did you mean 'n_epochs'"),
+        ("joint: {n_epochs: many}", own, "'many' came"),
+        ("joints: {}", own, "Did you mean 'joint'"),
+        ("protocol: {kind: intra}", own, "has a protocol but no data set"),
+        ("joint: {}", [*own, *there], "names no data set; --root says nothing there"),
+        ("joint: {}", [*own, "--jobs", 2], "--jobs says nothing there"),
+        ("joint: {}", [], "--epochs and --images are needed"),
+        (data + "protocol: {kinds: inter}", there, "Did you mean 'kind'"),
+        (data + "protocol: {overwrite: true}", there, "'overwrite' does not belong in section 'protocol'"),
+        (data + "protocol: {subjects: one}", there, "'one' came"),
+        (data + "joint: {seed: 3, image_encoder: features}", there, "'seed' for each run"),
+        ("data: {name: things_eeg2, feature: middle}", there, "Did you mean 'features'"),
+        ("data: {name: things_eeg}", there, "Did you mean 'things_eeg2'"),
+        ("data: {root: here}", there, "name"),
+        (data, [*there, *own], "--epochs says nothing there"),
+        (data, [*there, "--hold-out", "run"], "--hold-out says nothing there"),
+        (data, [*there, "--seed", 1, "--seeds", "1,2"], "both came (1 and '1,2')"),
+        (data, [*there, "--subjects", "1.5"], "'1.5' came"),
+        (data, [], "needs root"),
+    ]
+
+
+def test_a_setting_that_is_unknown_or_passed_over_is_one_sentence(monkeypatch, capsys, things, tmp_path):
+    for text, options, part in bad_settings(tmp_path, things):
+        (tmp_path / "config.yaml").write_text(text)
+        arguments = ["train", "joint", "--config", tmp_path / "config.yaml", "--out", tmp_path / "never"]
+        assert run(monkeypatch, *arguments, *options) == 2, (text, options)
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1, said
+        assert said[0].startswith("brainedit: ")
+        assert part in said[0], said[0]
+        assert not list(tmp_path.glob("never*"))
+
+
 def bad_inputs(world, trained):
     (world / "text.fif").write_text("no EEG")
     Image.new("RGB", (1, 1)).save(world / "dot.png")
@@ -134,6 +261,7 @@ def bad_inputs(world, trained):
     epochs, pictures, picture = world / "epochs-epo.fif", world / "pictures", world / "dot.png"
     train = ["train", "joint", "--out", world / "never", "--images", pictures]
     saliency = ["saliency", "--out", world / "never", "--eeg", epochs, "--image", picture]
+    evaluate = ["evaluate", "--out", world / "never", "--images", pictures, "--epochs", epochs]
     return [
         ([*train, "--epochs", world / "text.fif"], "text.fif"),
         ([*train, "--epochs", world / "gone.fif"], "gone.fif"),
@@ -154,6 +282,14 @@ def bad_inputs(world, trained):
         (["convert", world / "hostile.pkl", "--out", world / "never"], "builtins.exec, which was not run"),
         (["convert", world / "gone.pkl", "--out", world / "never"], "gone.pkl"),
         (["invert", "--images", world / "broken", "--out", world / "never"], "broken"),
+        (["audit", epochs, "--out", world / "never", "--claim", "pictur"], "Did you mean 'picture'"),
+        (["audit", epochs, "--out", world / "never", "--claim", "category"], "needs the column 'label'"),
+        (["audit", world / "gone.fif", "--out", world / "never"], "gone.fif"),
+        ([*evaluate, "--model", world / "nowhere"], "no model in"),
+        ([*evaluate, "--model", trained, "--pair-by", "label"], "use pair_by='stimulus'"),
+        ([*evaluate, "--model", trained, "--subject", "me"], "trained the model"),
+        (["simulate", "things_eeg", "--out", world / "never"], "Did you mean 'things_eeg2'"),
+        (["simulate", "things_eeg2", "--subjects", "1;2", "--out", world / "never"], "'1;2' came"),
         (["train", "generator", "--pictures", world / "broken", "--out", world / "never"], "at least 64"),
     ]
 

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from brainedit import control_data
 from brainedit.control_data import CannotRun, relabelled
 from brainedit.control_evidence import FoldEvidence, LinearDecoder
+from brainedit.control_experiment import make_experiment
 from brainedit.control_statistics import ACCURACY, AUC, OWN_LESS_OTHERS, TOP_1, TWO_AFC, _ranks
 from brainedit.controls import CLAIMS, CONTROLS, Controls, controls_table, holm, run_controls
 from brainedit.datasets.arrays import ArrayEpochs
@@ -101,6 +102,16 @@ def test_a_trial_offset_moves_no_auc():
     rng = np.random.default_rng(0)
     values, own = rng.normal(size=(40, 4)), np.arange(40) % 4
     assert of(AUC, values + 100 * rng.normal(size=(40, 1)), own) == pytest.approx(of(AUC, values, own))
+
+
+def test_many_answers_at_once_give_what_each_gives():
+    rng = np.random.default_rng(0)
+    folds = [FoldEvidence(np.arange(20), rng.normal(size=(20, 3)), np.arange(3)) for _ in range(2)]
+    owns = [rng.integers(0, 3, (6, 20)), np.vstack([np.zeros((1, 20), int), rng.integers(0, 3, (5, 20))])]
+    for statistic in (AUC, ACCURACY, TWO_AFC):
+        tables = [statistic.table(fold.values) for fold in folds]
+        expected = [statistic.value(tables, [owns[0][i], owns[1][i]], folds) for i in range(6)]
+        np.testing.assert_allclose(statistic.values(tables, owns, folds), expected)
 
 
 def test_the_influence_gives_delongs_variance():
@@ -493,6 +504,25 @@ def test_nothing_refitted_is_said(array_epochs):
     found = run_controls(dataset, claim="category", split="run", refit=False, controls=[], **QUIET)
     assert "nothing refitted" in found.score.permuted
     assert found.score.p < 0.05
+
+
+def test_the_p_of_held_out_evidence_is_as_wide_as_that_of_refitting(array_epochs):
+    spread = []
+    for seed in range(6):
+        dataset = simulated(array_epochs, n=120, seed=seed)
+        experiment = make_experiment(
+            dataset,
+            "lda",
+            claim="category",
+            split="run",
+            column=None,
+            n_permutations=200,
+            smallest_p=0.01,
+            seed=seed,
+        )
+        one, other = (experiment.main_findings(refit=r, progress=False)[0].null for r in (False, True))
+        spread.append(one.std() / other.std())
+    assert np.mean(spread) == pytest.approx(1, abs=0.15)  # without regard to shared trials it is 0.7
 
 
 # pipelines that are functions

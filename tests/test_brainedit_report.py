@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 
@@ -23,6 +24,7 @@ from brainedit.report import (
     scores_text,
     section_html,
     sha256_of,
+    stamp_files,
 )
 
 SCORE = Score("relevance AUC", 0.75, 40, "trial", 0.5, 0.6, 0.9, p=0.0004, n_permutations=2000)
@@ -194,3 +196,66 @@ def test_a_folder_s_sha_depends_on_names_and_bytes(tmp_path):
     a, b, c, d = (sha256_of(tmp_path / name) for name in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
+
+
+BAND = (179, 69, 44)  # of the stamp, #b3452c
+
+
+def test_a_stamp_is_on_the_page_its_sections_and_its_pictures(tmp_path):
+    out = written(a_result(stamp="CONFOUNDED"), tmp_path / "out")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "CONFOUNDED: nothing on this page is evidence of what its title asks." in page
+    assert "<h2>Found (CONFOUNDED)</h2>" in page
+    assert json.loads((out / "result.json").read_text())["stamp"] == "CONFOUNDED"
+    for source in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
+        image = Image.open(io.BytesIO(base64.b64decode(source)))
+        assert image.getpixel((0, 0)) == BAND
+    plain = written(a_result(), tmp_path / "plain")
+    assert "CONFOUNDED" not in (plain / "report.html").read_text() + (plain / "result.json").read_text()
+
+
+def test_a_stamped_picture_is_whole_below_a_band_that_can_be_read(tmp_path):
+    rng = np.random.default_rng(0)
+    for width in (4, 300, 2000):
+        pixels = rng.integers(0, 255, (20, width, 3), dtype=np.uint8)
+        source = data_uri(pixels, stamp="CONFOUNDED").removeprefix("data:image/png;base64,")
+        stamped = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
+        assert (stamped[-20:, :width] == pixels).all()
+        band = stamped[:-20]
+        assert (band[0, 0] == BAND).all()
+        inked = np.flatnonzero((band > 180).all(-1).any(0))  # columns with white in them
+        assert inked.min() < 12
+        assert np.ptp(inked) > 40  # ten letters need that many pixels, however small the picture
+        if width == 2000:
+            assert inked.max() > 1500  # again and again up to the right edge
+
+
+def test_a_stamp_reaches_every_file(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.png", "deep/b.jpg"):
+        Image.new("RGB", (90, 30), "white").save(tmp_path / name)
+    np.save(tmp_path / "map.npy", np.eye(2))
+    np.savez(tmp_path / "deep" / "maps.npz", a=np.eye(2))
+    (tmp_path / "scores.csv").write_text("a,b")
+    (tmp_path / "deep" / "card.json").write_text('{"n": 3}')
+    (tmp_path / "names.json").write_text('["a"]')
+    (tmp_path / "weights.safetensors").write_bytes(b"as it was")
+    stamp_files(tmp_path, "CONFOUNDED")
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {
+        *("a.png", "CONFOUNDED_map.npy", "CONFOUNDED_scores.csv", "names.json", "weights.safetensors"),
+        *("deep/b.jpg", "deep/CONFOUNDED_maps.npz", "deep/card.json"),
+    }
+    assert json.loads((tmp_path / "deep" / "card.json").read_text()) == {"stamp": "CONFOUNDED", "n": 3}
+    assert json.loads((tmp_path / "names.json").read_text()) == {"stamp": "CONFOUNDED", "content": ["a"]}
+    assert (np.load(tmp_path / "CONFOUNDED_map.npy") == np.eye(2)).all()
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"as it was"
+    for name in ("a.png", "deep/b.jpg"):
+        assert (
+            np.abs(np.subtract(Image.open(tmp_path / name).getpixel((0, 0)), BAND)).max() < 30
+        )  # JPEG blurs
+
+
+def test_people_are_people():
+    people = Score("top-1", 0.75, 3, "person", 0.5, 0.6, 0.9)
+    assert "3 people</td>" in section_html(Section("A", scores=[people]))

@@ -1,13 +1,16 @@
 """Can a design and its EEG support a claim: the design, the score, the controls that could refute it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import mne
 import numpy as np
+import torch
 
 from brainedit._check import pick
 from brainedit.audit import DesignAudit, audit_design
-from brainedit.controls import CLAIMS, Controls, run_controls
+from brainedit.controls import CLAIMS, ControlResult, Controls, run_controls
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import read_epochs
 from brainedit.evaluation import Score
@@ -18,6 +21,7 @@ from brainedit.report import Result, Section, is_simulated, p_text, result_folde
 from brainedit.splits import TrialSplit
 
 CONFOUNDED = "CONFOUNDED"
+PIPELINES = ("lda", "joint")
 
 
 def audit_file(
@@ -39,18 +43,19 @@ def audit_file(
 
     claim : of `brainedit.controls.CLAIMS`; target : query on the metadata, for relevance and direction
     split : a unit of `split_trials`; by default stimulus where pictures are known, else run
-    pipeline : "lda", or "joint" (F of a model trained anew in each fold; for a picture claim the only one)
+    images : folder of pictures, by stimulus where those are known, else one folder a label
+    pipeline : "lda", or "joint" (F of a model trained anew in each fold; the one that can score new pictures)
     design_only : look at the schedule, decode nothing
+
+    Raises ValueError where the metadata lack what is claimed, or the pipeline cannot score it.
     """
     pick("claim", claim, CLAIMS)
-    recording = read_epochs(epochs)
-    if target is not None:
-        recording.metadata = recording.metadata.assign(target=target_mask(recording.metadata, target))
-    pair_by = "stimulus" if claim in ("picture", "map") or "label" not in recording.metadata else "label"
+    recording, column = _recording(epochs, target), None if target is None else "target"
     known = "stimulus" in recording.metadata and recording.metadata["stimulus"].notna().all()
     by = split or ("stimulus" if known else "run")
+    if not design_only:
+        _check_pipeline(pipeline, claim, by, images)
     chosen = TrialSplit(by=by, embargo=embargo, seed=seed)
-    column = "target" if target is not None else None
     with result_folder(out, overwrite=overwrite) as folder:
         design = audit_design(
             recording.metadata,
@@ -60,12 +65,12 @@ def audit_file(
             images=images if known else None,
             seed=seed,
         )
+        design = replace(design, split=f"a split by {by}" + (f", {embargo:g} s apart" if embargo else ""))
         result = Result(
             job="audit",
             title=f"Can it be claimed? {CLAIMS[claim]}",
-            lead=f"{design.verdict.capitalize()} by its design"
-            + ("." if design_only else "; what the EEG says is below."),
-            settings={"claim": claim, "split": by, "embargo": embargo, "pipeline": pipeline, "seed": seed},
+            lead=f"{design.verdict.capitalize()} by its design; the EEG was not looked at.",
+            settings={"claim": claim, "target": target, "split": by, "embargo": embargo, "seed": seed},
             inputs={"epochs": epochs},
             figures={"design": design.as_dict()},
             sections=[design_section(design)],
@@ -73,17 +78,49 @@ def audit_file(
             stamp=CONFOUNDED if design.verdict == "confounded" else "",
         )
         if not design_only:
-            dataset = _paired(recording, images, pair_by)
-            decode = pick("pipeline", pipeline, {"lda": "lda", "joint": joint_pipeline(seed=seed)})
             controls = run_controls(
-                dataset, decode, claim=claim, split=chosen, column=column, n_permutations=n_permutations,
-                refit=pipeline == "lda", seed=seed,
-            )  # fmt: skip
-            result.lead = controls.verdict
-            result.figures["controls"] = controls.as_dict()
-            result.sections = [*control_sections(controls), *result.sections]
+                _paired(recording, images, "stimulus" if known else "label"),
+                joint_pipeline(seed=seed) if pipeline == "joint" else pipeline,
+                claim=claim,
+                split=chosen,
+                column=column,
+                n_permutations=n_permutations,
+                refit=pipeline == "lda",
+                seed=seed,
+            )
+            _add_controls(result, controls, pipeline)
         result.write(folder)
     return Path(out)
+
+
+def _recording(epochs: str | Path, target: str | None) -> mne.BaseEpochs:
+    """Epochs with metadata, and with the column `target` where a query gives it."""
+    recording = read_epochs(epochs)
+    if recording.metadata is None:
+        raise ValueError(f"The epochs in {epochs} have no metadata; an audit is of the trials' table.")
+    if target is not None:
+        recording.metadata = recording.metadata.assign(target=target_mask(recording.metadata, target))
+    return recording
+
+
+def _check_pipeline(pipeline: str, claim: str, by: str, images: str | Path | None) -> None:
+    """Raises ValueError where the pipeline cannot score what is claimed, before any time is spent."""
+    pick("pipeline", pipeline, dict.fromkeys(PIPELINES))
+    if pipeline == "joint" and images is None:
+        raise ValueError("The pipeline 'joint' reads pictures; give images (--images).")
+    if pipeline == "lda" and claim in ("picture", "map") and by in ("stimulus", "concept"):
+        raise ValueError(
+            f"A classifier cannot score pictures that it was not trained on, and a split by {by} has no others; "
+            "take pipeline 'joint' with images (--pipeline joint --images DIR), or look at the design alone."
+        )
+
+
+def _add_controls(result: Result, controls: Controls, pipeline: str) -> None:
+    """What the EEG says, before what the design says."""
+    result.lead = controls.verdict
+    result.settings["pipeline"] = pipeline
+    result.figures["controls"] = controls.as_dict()
+    result.sections = [*control_sections(controls), *result.sections]
 
 
 def joint_pipeline(**settings) -> Callable[[PairedDataset, PairedDataset], np.ndarray]:
@@ -105,9 +142,8 @@ def joint_pipeline(**settings) -> Callable[[PairedDataset, PairedDataset], np.nd
     return decode
 
 
-def _label_means(model: JointModel, train: PairedDataset):
-    import torch
-
+def _label_means(model: JointModel, train: PairedDataset) -> torch.Tensor:
+    """The mean embedding of each label's pictures, in the order of the labels."""
     labels = sorted(set(train.keys))
     parts = [{name: train.pictures[name] for name in train.candidates(label)} for label in labels]
     return torch.stack([model.embed_pictures(part).mean(0) for part in parts])
@@ -126,7 +162,7 @@ def stamp_for(design: DesignAudit, *, allow_confounded: bool) -> str:
         return ""
     if not allow_confounded:
         raise ValueError(
-            f"The design is confounded: {' '.join(design.reasons[:2])} {' '.join(design.remedy[:1])} Nothing was "
+            f"The design is confounded: {' '.join(design.reasons[:1])} {' '.join(design.remedy[:1])} Nothing was "
             "trained. With --allow-confounded it is, and every figure, picture and file says CONFOUNDED."
         )
     return CONFOUNDED
@@ -150,13 +186,10 @@ def control_sections(controls: Controls) -> list[Section]:
     head = ("control", "score", "95 % interval", "chance", "p", "verdict")
     rows = [(r.name, *_cells(r.score), p_text(r.p_holm), _verdict(r)) for r in controls.results]
     shows = [f"{r.name}: {r.shows}." for r in controls.results if r.fires]
-    not_run = [f"{r.name} was not run: {r.not_run}" for r in controls.results if r.score is None]
+    not_run = [f"{r.name} was not run: {r.not_run}." for r in controls.results if r.score is None]
+    notes = [f"{r.name}: {note}." for r in controls.results for note in r.notes]
     return [
-        Section(
-            "The score",
-            [controls.verdict, f"Its p: {controls.score.permuted}."],
-            list(controls.scores),
-        ),
+        Section("The score", [f"Its p: {controls.score.permuted}."], list(controls.scores)),
         Section(
             "What could have refuted it",
             [
@@ -164,6 +197,7 @@ def control_sections(controls: Controls) -> list[Section]:
                 "that can veto. A control vetoes where it is above chance and the score does not clearly exceed it.",
                 *shows,
                 *not_run,
+                *notes,
             ],
             table=(head, rows),
         ),
@@ -176,17 +210,20 @@ def _cells(score: Score | None) -> tuple[str, str, str]:
     return f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", f"{score.chance:.3f}"
 
 
-def _verdict(result) -> str:
+def _verdict(result: ControlResult) -> str:
     if result.score is None:
         return "not run"
     kind = "veto" if result.vetoes else "warning" if result.fires else "at chance"
     return kind if result.can_veto or kind != "at chance" else "at chance (can only warn)"
 
 
-def _paired(recording, images: str | Path | None, pair_by: str) -> PairedDataset:
+def _paired(recording: mne.BaseEpochs, images: str | Path | None, pair_by: str) -> PairedDataset:
     """The recording with its pictures; without pictures each key stands for itself (one-hot)."""
     if images is not None:
         return PairedDataset(recording, images, pair_by=pair_by)
+    if pair_by not in recording.metadata:
+        have = ", ".join(map(str, recording.metadata.columns))
+        raise ValueError(f"The metadata need `stimulus` or `label` for every trial; they have {have}.")
     keys = sorted(set(recording.metadata[pair_by].astype(str)))
     codes = dict(zip(keys, np.eye(len(keys), dtype=np.float32), strict=True))
     return PairedDataset(

@@ -17,6 +17,7 @@ from brainedit.evaluation import Score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
 from brainedit.jobs.edit import STRENGTHS
+from brainedit.jobs.joint import stamp_of
 from brainedit.joint import load_joint
 from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
 from brainedit.report import Result, Section, check_out, is_simulated, result_folder
@@ -121,8 +122,10 @@ def direction_from_eeg(
     result.sections += direction_sections(found, recording, maker, target=target)
     by_model = None
     if model is not None:
+        joint = load_joint(model)
+        result.stamp = stamp_of(joint)
         by_model = compatibility_direction(
-            load_joint(model),
+            joint,
             maker,
             recording,
             target=target,
@@ -130,7 +133,7 @@ def direction_from_eeg(
             seed=seed,
             name=f"{name or target} by F",
         )
-        origin = {"simulated": result.simulated}
+        origin = {"simulated": result.simulated} | ({"stamp": result.stamp} if result.stamp else {})
         by_model = replace(by_model, provenance=by_model.provenance | origin)
         result.sections.append(compatibility_section(by_model, found.direction, maker))
         result.figures["compatibility"] = by_model.reliability

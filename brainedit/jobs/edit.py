@@ -11,6 +11,7 @@ from brainedit import editing, figures
 from brainedit.datasets.latents import read_latents
 from brainedit.directions import Direction
 from brainedit.generators.load import load_generator
+from brainedit.jobs.audit import CONFOUNDED
 from brainedit.report import Result, Section, check_out, result_folder
 
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -52,6 +53,7 @@ def edit_file(
         inputs={"direction": direction} | ({"latents": latents} if latents else {}),
         figures={"reliability": move.reliability, "provenance": move.provenance},
         simulated=bool(move.provenance.get("simulated")),
+        stamp=CONFOUNDED if move.provenance.get("stamp") else "",
     )
     rows = list(zip(names, images.numpy(), strict=True))
     result.sections.append(

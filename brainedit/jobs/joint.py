@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from brainedit import figures
 from brainedit.audit import audit_design
 from brainedit.datasets.paired import PairedDataset, Picture
+from brainedit.distributed import is_main
 from brainedit.eeg import read_epochs
 from brainedit.encoders.image import read_picture
 from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
@@ -41,13 +42,17 @@ def train(
     allow_confounded : train where `audit_design` finds the design confounded; all that is written then says so
     settings : of `brainedit.joint_training.train_joint`
 
-    A run that was killed continues from OUT.checkpoint.safetensors.
+    A run that was killed continues from OUT.checkpoint.safetensors. Under torchrun the main process writes and
+    scores; the others train with it, and return when that is done.
     """
     dataset = PairedDataset(read_epochs(epochs), images, pair_by=pair_by)
     hold_out = hold_out or ("stimulus" if pair_by == "stimulus" else "run")
     seed = settings.get("seed", 0)
     train_trials, test_trials = next(split_trials(dataset.metadata, by=hold_out, seed=seed))
     checkpoint = Path(f"{out}.checkpoint.safetensors")
+    if not is_main():
+        train_joint(dataset.subset(train_trials), checkpoint=checkpoint, **settings)
+        return Path(out)
     with result_folder(out, overwrite=overwrite) as folder:
         design = audit_design(
             dataset.metadata,

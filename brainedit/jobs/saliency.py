@@ -11,6 +11,7 @@ import torch
 
 from brainedit.datasets.paired import Picture
 from brainedit.eeg import read_epochs
+from brainedit.jobs.joint import stamp_of
 from brainedit.joint import JointModel, load_joint
 from brainedit.montage import read_montage
 from brainedit.relevance import target_mask
@@ -148,6 +149,7 @@ def map_picture(
         inputs={"model": model, "epochs": epochs, "image": image},
         figures={"p_max": maps.p, "n_trials": maps.n_trials, "n_controls": len(maps.controls)},
         simulated=is_simulated(recording.metadata),
+        stamp=stamp_of(joint),
     )
     if set(recording.metadata.get("stimulus", [])) & set(joint.card["training"]["stimuli"]):
         result.warnings.append(

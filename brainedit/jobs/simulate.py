@@ -1,5 +1,6 @@
 """Write simulated data sets in the layout of published ones."""
 
+import shutil
 from pathlib import Path
 
 from brainedit._check import pick
@@ -10,11 +11,11 @@ def simulate_files(
 ) -> Path:
     """A simulated data set -> OUT; size : "full" as published, "small" for a look."""
     out = Path(out)
+    simulation = pick("simulation", name, {"things_eeg2": _things, "kaneshiro2015": _kaneshiro})
+    small = pick("size", size, {"full": False, "small": True})
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out.")
-    return pick("simulation", name, {"things_eeg2": _things, "kaneshiro2015": _kaneshiro})(
-        out, subjects, pick("size", size, {"full": False, "small": True}), seed
-    )
+    return simulation(out, subjects, small, seed)
 
 
 def _things(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
@@ -27,6 +28,13 @@ def _things(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
 def _kaneshiro(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
     from brainedit.simulate_kaneshiro import simulate_kaneshiro
 
-    for subject in subjects:
-        simulate_kaneshiro(out, subject=subject, seed=seed, **({"n_repeats": 12} if small else {}))
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for subject in subjects:
+            simulate_kaneshiro(partial, subject=subject, seed=seed, **({"n_repeats": 12} if small else {}))
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return out
