@@ -3,7 +3,6 @@
 import os
 import pickle
 
-import mne
 import numpy as np
 import pytest
 import scipy.io
@@ -227,5 +226,3 @@ def test_truncated_epochs(monkeypatch, capsys, tmp_path, recording):
     path = tmp_path / "my-epo.fif"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert "my-epo.fif" in refused(monkeypatch, capsys, tmp_path, *arguments)
-    with pytest.raises(Exception, match="."):  # MNE's own; ours is the sentence above
-        mne.read_epochs(path, verbose="error").get_data()

@@ -20,7 +20,7 @@ from brainedit.generators.load import save_generator
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs import directions as directions_job
 from brainedit.jobs.audit import audit_file, joint_pipeline
-from brainedit.jobs.directions import direction_from_eeg
+from brainedit.jobs.directions import direction_from_eeg, find_direction
 from brainedit.jobs.edit import edit_file
 from brainedit.jobs.joint import evaluate, train
 from brainedit.jobs.saliency import map_picture
@@ -293,6 +293,9 @@ def test_a_map_keeps_the_stamp(confounded, tmp_path):
 def test_a_direction_by_a_confounded_model_keeps_the_stamp(confounded, oddball, tmp_path, monkeypatch):
     few = functools.partial(compatibility_direction, n_latents=10, n_permutations=10, n_gradients=2)
     monkeypatch.setattr(directions_job, "compatibility_direction", few)
+    monkeypatch.setattr(
+        directions_job, "find_direction", functools.partial(find_direction, n_permutations=20)
+    )
     small = {"channel_base": 64, "channel_max": 8}
     generator = StyleGAN2(z_dim=4, w_dim=4, img_resolution=16, synthesis_kwargs=small)
     save_generator(generator, tmp_path / "generator")
