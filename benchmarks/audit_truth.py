@@ -1,6 +1,6 @@
 """Audit against the truth: are confounded designs caught, empty sets refused, and planted signals let through?
 
-All EEG here is simulated: brainedit.phantom, with or without a planted response, and brainedit.simulate_kaneshiro.
+All EEG here is simulated: brainedit.audit.phantom, with or without a planted response, and the Kaneshiro layout.
 Needs no data.
 """
 
@@ -18,13 +18,13 @@ from real_p300 import arguments, print_table, write_results
 from scipy.stats import t
 from tqdm import tqdm
 
-from brainedit.audit import audit_design
-from brainedit.controls import Controls, run_controls
+from brainedit.audit.controls import Controls, run_controls
+from brainedit.audit.design import audit_design
+from brainedit.audit.phantom import phantom_trials
 from brainedit.datasets.kaneshiro import load_kaneshiro
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score, proportion_score
-from brainedit.phantom import phantom_trials
-from brainedit.simulate_kaneshiro import simulate_kaneshiro
+from brainedit.simulate.kaneshiro import simulate_kaneshiro
 
 N_JOBS = 2
 CHANNELS = ["Fp1", "Fp2", "Fz", "Cz", "Pz", "Oz", "O1", "O2"]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.load import load_dataset
 from brainedit.joint_training import train_joint
-from brainedit.simulate_things import ALL, write_pickled_eeg
+from brainedit.simulate.things import ALL, write_pickled_eeg
 
 N_PICTURES, N_PER_CONCEPT, N_REPEATS, N_TIMES, SFREQ, N_FEATURES = 16_540, 10, 4, 250, 250.0, 64
 LIMIT = 3.0  # GiB of memory of the process's own

@@ -19,7 +19,7 @@ from brainedit.directions import brain_direction
 from brainedit.evaluation import Score, proportion_score
 from brainedit.joint_training import train_joint
 from brainedit.relevance import relevance_score, score_trials
-from brainedit.simulate import simulate_oddball, simulate_passive
+from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 from saliency.image import occlusion_map, region_hit
 
 SNR = 0.2  # the documented level: averages of 8 repeats are clean

@@ -31,7 +31,7 @@ from real_p300 import (
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tqdm import tqdm
 
-from brainedit.controls import Controls, run_controls
+from brainedit.audit.controls import Controls, run_controls
 from brainedit.datasets.paired import PairedDataset
 from brainedit.encoders.image import picture_tensor
 from brainedit.evaluation import Score, auc_difference, auc_score

@@ -16,8 +16,8 @@ import pandas as pd
 from real_p300 import add_data_option, arguments, data_file, print_table, write_results
 from sklearn.covariance import ledoit_wolf
 
-from brainedit.audit import DesignAudit, audit_design
-from brainedit.controls import Controls, run_controls
+from brainedit.audit.controls import Controls, run_controls
+from brainedit.audit.design import DesignAudit, audit_design
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import standard_names
 from brainedit.evaluation import Score, auc_difference, auc_score

@@ -18,7 +18,7 @@ from brainedit.encoding import EncodingModel
 from brainedit.evaluation import retrieval_score
 from brainedit.jobs.study import study
 from brainedit.joint_training import train_joint
-from brainedit.simulate_things import read_truth, simulate_things_eeg2
+from brainedit.simulate.things import read_truth, simulate_things_eeg2
 
 FEATURES = "middle+last"
 OTHERS = {  # what stands beside the default recipe; fewer epochs where the time demands it

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from brainedit import figures
-from brainedit.audit import audit_design
+from brainedit.audit.design import audit_design
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
 from brainedit.directions import Direction, brain_direction, compatibility_direction
@@ -35,7 +35,7 @@ from brainedit.joint import JointModel
 from brainedit.joint_training import train_joint
 from brainedit.judges import Judge, judge
 from brainedit.report import Result, Section, result_folder
-from brainedit.simulate import SimulatedViewing, simulate_oddball, simulate_passive
+from brainedit.simulate.viewing import SimulatedViewing, simulate_oddball, simulate_passive
 from brainedit.splits import split_trials
 from saliency.image import occlusion_map, region_hit
 

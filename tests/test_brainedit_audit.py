@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from brainedit.audit import CLAIMS, audit_design
-from brainedit.simulate_pictures import KINDS, draw_scene
+from brainedit.simulate.pictures import KINDS, draw_scene
 from brainedit.splits import TrialSplit
 
 

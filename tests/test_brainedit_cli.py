@@ -11,8 +11,8 @@ from PIL import Image
 
 from brainedit.cli import main
 from brainedit.eeg import read_epochs
-from brainedit.simulate import simulate_passive
-from brainedit.simulate_things import simulate_things_eeg2
+from brainedit.simulate.things import simulate_things_eeg2
+from brainedit.simulate.viewing import simulate_passive
 
 
 def run(monkeypatch, *arguments):

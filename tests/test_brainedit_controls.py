@@ -13,16 +13,16 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from brainedit import control_data
-from brainedit.control_data import CannotRun, relabelled
-from brainedit.control_evidence import FoldEvidence, LinearDecoder
-from brainedit.control_experiment import make_experiment
-from brainedit.control_statistics import ACCURACY, AUC, OWN_LESS_OTHERS, TOP_1, TWO_AFC, _ranks
-from brainedit.controls import CLAIMS, CONTROLS, Controls, controls_table, holm, run_controls
+from brainedit.audit.control_data import CannotRun, relabelled
+from brainedit.audit.control_evidence import FoldEvidence, LinearDecoder
+from brainedit.audit.control_experiment import make_experiment
+from brainedit.audit.control_statistics import ACCURACY, AUC, OWN_LESS_OTHERS, TOP_1, TWO_AFC, _ranks
+from brainedit.audit.controls import CLAIMS, CONTROLS, Controls, controls_table, holm, run_controls
+from brainedit.audit.exchange import Exchange, exchange_of
+from brainedit.audit.phantom import phantom_dataset, phantom_trials
 from brainedit.datasets.arrays import ArrayEpochs
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score
-from brainedit.exchange import Exchange, exchange_of
-from brainedit.phantom import phantom_dataset, phantom_trials
 from brainedit.splits import LeakageError
 
 NAMES = ["Fp1", "Cz", "Pz", "Oz", "O1", "O2"]

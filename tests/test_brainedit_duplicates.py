@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from brainedit.duplicates import Duplicate, find_duplicates
-from brainedit.simulate_pictures import KINDS, draw_scene
+from brainedit.audit.duplicates import Duplicate, find_duplicates
+from brainedit.simulate.pictures import KINDS, draw_scene
 
 BOXES = [(8, 8, 108, 108), (8, 116, 108, 216), (116, 8, 216, 108), (116, 116, 216, 216)]
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from brainedit import figures
 from brainedit.montage import read_montage
-from brainedit.simulate import CHANNELS
+from brainedit.simulate.viewing import CHANNELS
 
 STRENGTHS = (-2.0, 0.0, 2.0)
 

@@ -22,7 +22,7 @@ from brainedit.jobs.epochs import make_epochs_file
 from brainedit.jobs.joint import train
 from brainedit.jobs.saliency import map_picture, trials_of
 from brainedit.joint import load_joint
-from brainedit.simulate import simulate_oddball, simulate_passive
+from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 
 CHANNELS = ("Fz", "Cz", "Pz", "P3", "P4", "Oz", "O1", "O2")
 AS_IT_IS = {"l_freq": None, "h_freq": None, "resample": None}

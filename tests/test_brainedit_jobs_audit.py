@@ -25,7 +25,7 @@ from brainedit.jobs.edit import edit_file
 from brainedit.jobs.joint import evaluate, train
 from brainedit.jobs.saliency import map_picture
 from brainedit.joint import load_joint
-from brainedit.simulate import simulate_oddball, simulate_passive
+from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 
 CHANNELS = ("Fz", "Cz", "Pz", "P3", "P4", "Oz")
 QUICK = {"channels": CHANNELS, "sfreq": 100.0}

@@ -13,7 +13,7 @@ from brainedit.jobs import study as study_job
 from brainedit.jobs.simulate import simulate_files
 from brainedit.jobs.study import study
 from brainedit.joint import load_joint
-from brainedit.simulate_things import simulate_things_eeg2
+from brainedit.simulate.things import simulate_things_eeg2
 
 JOINT = {"eeg_encoder": "linear", "whiten": "channels_times", "start": "encoding", "normalize": "distance"}
 JOINT |= {"image_encoder": "features", "n_dims": 8, "n_epochs": 2, "learning_rate": 1e-4}

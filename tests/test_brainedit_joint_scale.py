@@ -23,8 +23,8 @@ from test_brainedit_joint_training import SMALL, planted
 from brainedit import cli, distributed, report
 from brainedit.joint import load_joint
 from brainedit.joint_training import calibrate, train_joint
-from brainedit.simulate import simulate_passive
-from brainedit.simulate_things import simulate_things_eeg2
+from brainedit.simulate.things import simulate_things_eeg2
+from brainedit.simulate.viewing import simulate_passive
 
 HERE = Path(__file__)
 N_KILLS = 3

@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import GroupKFold, KFold, cross_val_score
 
 from brainedit.datasets.kaneshiro import CATEGORIES, load_kaneshiro
-from brainedit.simulate_kaneshiro import simulate_kaneshiro
+from brainedit.simulate.kaneshiro import simulate_kaneshiro
 
 # fmt: off
 IN_ORDER = ("human_body", "human_face", "animal_body", "animal_face", "fruit_vegetable", "inanimate_object")

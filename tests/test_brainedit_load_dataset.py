@@ -14,7 +14,7 @@ from PIL import Image
 from brainedit.datasets import load
 from brainedit.datasets.download import fetch
 from brainedit.datasets.load import DATASETS, DatasetEntry, load_dataset
-from brainedit.simulate_kaneshiro import simulate_kaneshiro
+from brainedit.simulate.kaneshiro import simulate_kaneshiro
 
 # what the entries of the tests' own data sets load; they give back what they were given
 

@@ -8,14 +8,14 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
 
-from brainedit.simulate import (
+from brainedit.simulate.pictures import KINDS, draw_scene
+from brainedit.simulate.viewing import (
     CHANNELS,
     _shrunk_covariance,
     amplitude_for_auc,
     simulate_oddball,
     simulate_passive,
 )
-from brainedit.simulate_pictures import KINDS, draw_scene
 
 
 def make_trials(n, *, share=0.5, seed=0, **columns):

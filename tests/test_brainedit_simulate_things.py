@@ -10,9 +10,9 @@ import pytest
 
 from brainedit.datasets.latents import read_latents
 from brainedit.encoding import EncodingModel
-from brainedit.simulate_features import Pictures, draw_weights
-from brainedit.simulate_noise import background_noise
-from brainedit.simulate_things import (
+from brainedit.simulate.features import Pictures, draw_weights
+from brainedit.simulate.noise import background_noise
+from brainedit.simulate.things import (
     ALL,
     CHANNELS,
     LATENCIES,

@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from brainedit import pickle_machine, unpickle
-from brainedit.pickle_machine import Opaque, Storage, StoredTensor
-from brainedit.unpickle import read_objects
+from brainedit.pickles import machine as pickle_machine
+from brainedit.pickles import unpickle
+from brainedit.pickles.machine import Opaque, Storage, StoredTensor
+from brainedit.pickles.unpickle import read_objects
 
 VECTORS = Path(__file__).parent / "vectors"
 TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
@@ -323,7 +324,7 @@ def test_a_mapped_file_takes_no_memory_of_its_own(tmp_path):
     np.save(tmp_path / "numpy.npy", {"x": array})
     code = f"""
 import re, pathlib
-from brainedit.unpickle import read_objects
+from brainedit.pickles.unpickle import read_objects
 def anonymous():
     return int(re.search("RssAnon:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
 before, arrays = anonymous(), []

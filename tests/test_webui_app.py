@@ -18,7 +18,7 @@ from brainedit.generators.load import save_generator
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs.directions import find_direction
 from brainedit.joint_training import train_joint
-from brainedit.simulate import simulate_oddball, simulate_passive
+from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 from webui.app import launch_settings
 from webui.tabs import directions, edit, read_demo, saliency
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from brainedit._check import pick
 from brainedit.datasets.arrays import ArrayEpochs
 from brainedit.datasets.paired import PairedDataset
-from brainedit.pickle_machine import StoredTensor
-from brainedit.unpickle import read_objects
+from brainedit.pickles.machine import StoredTensor
+from brainedit.pickles.unpickle import read_objects
 
 logger = logging.getLogger(__name__)
 

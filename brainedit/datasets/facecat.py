@@ -13,8 +13,8 @@ import pandas as pd
 from brainedit._check import pick
 from brainedit.datasets.feature_sets import LatentDataset
 from brainedit.datasets.latents import read_latents
-from brainedit.pickle_machine import Opaque
-from brainedit.unpickle import read_objects
+from brainedit.pickles.machine import Opaque
+from brainedit.pickles.unpickle import read_objects
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from brainedit.datasets.arrays import ArrayEpochs
-from brainedit.unpickle import read_objects
+from brainedit.pickles.unpickle import read_objects
 
 logger = logging.getLogger(__name__)
 

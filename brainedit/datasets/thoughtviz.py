@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainedit._check import pick
 from brainedit.datasets.paired import PairedDataset
-from brainedit.unpickle import read_objects
+from brainedit.pickles.unpickle import read_objects
 
 # Emotiv EPOC, in the order of the recordings
 CHANNELS = ["AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from brainedit.generators.layouts import KNOWN, TOP_SETTINGS, Network, recognise
-from brainedit.pickle_machine import Opaque, StoredTensor
-from brainedit.unpickle import naming, read_objects
+from brainedit.pickles.machine import Opaque, StoredTensor
+from brainedit.pickles.unpickle import naming, read_objects
 
 _GENERATORS = (  # from the one to prefer; the averaged network comes first
     *("G_ema", "g_ema", "generator_ema", "generator_smooth", "ema", "G", "g", "netG", "generator"),

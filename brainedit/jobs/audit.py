@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from brainedit._check import pick
-from brainedit.audit import DesignAudit, audit_design
-from brainedit.controls import CLAIMS, ControlResult, Controls, run_controls
+from brainedit.audit.controls import CLAIMS, ControlResult, Controls, run_controls
+from brainedit.audit.design import DesignAudit, audit_design
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import read_epochs
 from brainedit.evaluation import Score
@@ -41,7 +41,7 @@ def audit_file(
 ) -> Path:
     """Audit a recording for a claim -> OUT/report.html.
 
-    claim : of `brainedit.controls.CLAIMS`; target : query on the metadata, for relevance and direction
+    claim : of `brainedit.audit.controls.CLAIMS`; target : query on the metadata, for relevance and direction
     split : a unit of `split_trials`; by default stimulus where pictures are known, else run
     images : folder of pictures, by stimulus where those are known, else one folder a label
     pipeline : "lda", or "joint" (F of a model trained anew in each fold; the one that can score new pictures)

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from brainedit import figures
-from brainedit.audit import audit_design
+from brainedit.audit.design import audit_design
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.distributed import is_main
 from brainedit.eeg import read_epochs

@@ -19,14 +19,14 @@ def simulate_files(
 
 
 def _things(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
-    from brainedit.simulate_things import simulate_things_eeg2
+    from brainedit.simulate.things import simulate_things_eeg2
 
     layout = {"n_concepts": 300, "n_test": 50, "n_test_repeats": 40} if small else {}
     return simulate_things_eeg2(out, subjects=tuple(subjects), seed=seed, **layout)
 
 
 def _kaneshiro(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
-    from brainedit.simulate_kaneshiro import simulate_kaneshiro
+    from brainedit.simulate.kaneshiro import simulate_kaneshiro
 
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

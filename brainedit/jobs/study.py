@@ -13,7 +13,7 @@ import pandas as pd
 
 from brainedit import figures
 from brainedit._check import pick
-from brainedit.audit import DesignAudit, audit_design
+from brainedit.audit.design import DesignAudit, audit_design
 from brainedit.datasets.load import load_dataset
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score, mean_over_people, retrieval_score
@@ -284,7 +284,8 @@ def _retrieval_sections(runs: list[dict], title: str) -> list[Section]:
         Section(
             "With knowledge about the test set (transductive)",
             [
-                "These use all test responses together, and that each picture occurs once: no score above compares."
+                "These use all test responses together, and that each picture occurs once: not comparable with the "
+                "scores above."
             ],
             tricks,
         ),

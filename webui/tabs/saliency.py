@@ -108,7 +108,7 @@ def train_upload(
 
     Raises ValueError when a stimulus has no picture, nothing can be held out, or the design is confounded.
     """
-    from brainedit.audit import audit_design
+    from brainedit.audit.design import audit_design
     from brainedit.datasets.paired import PairedDataset
     from brainedit.jobs.audit import stamp_for
     from brainedit.jobs.joint import evaluation_sections

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from brainedit import _check
-from brainedit.simulate_features import LAYERS, Pictures, draw_weights
-from brainedit.simulate_head import bumps_at, leadfield, places_below, visual_response
-from brainedit.simulate_noise import KroneckerNoise, background_noise, rereferenced, root
+from brainedit.simulate.features import LAYERS, Pictures, draw_weights
+from brainedit.simulate.head import bumps_at, leadfield, places_below, visual_response
+from brainedit.simulate.noise import KroneckerNoise, background_noise, rereferenced, root
 
 # fmt: off
 ALL = (  # the 63 channels of the published files
@@ -396,7 +396,7 @@ def _write_truth(
         {key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "truth.safetensors"
     )
     record = {
-        "simulated": True, "made_by": "brainedit.simulate_things", "settings": settings, "layers": LAYERS,
+        "simulated": True, "made_by": "brainedit.simulate.things", "settings": settings, "layers": LAYERS,
         "codes": codes.round(4).to_dict("records"), "people": people,
     }  # fmt: skip
     (folder / "truth.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -421,6 +421,6 @@ _README = """SIMULATED. No person was recorded and no picture exists.
 
 The folder has the layout of THINGS-EEG2 (Gifford et al., 2022), so that programs can be tried on data whose truth
 is known: truth.json says what is coded with which latency, how strong it is and how well one who knows the true
-model tells the test pictures apart; truth.safetensors has the model (brainedit.simulate_things.read_truth).
+model tells the test pictures apart; truth.safetensors has the model (brainedit.simulate.things.read_truth).
 The features in features/ stand for two layers of a network. Their rows are shuffled: join them by stimulus.
 """

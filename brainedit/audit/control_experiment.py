@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from brainedit.control_data import answers_of
-from brainedit.control_evidence import FoldEvidence, Folds, make_decoder
-from brainedit.control_statistics import STATISTICS, Measured, bootstrap_interval
+from brainedit.audit.control_data import answers_of
+from brainedit.audit.control_evidence import FoldEvidence, Folds, make_decoder
+from brainedit.audit.control_statistics import STATISTICS, Measured, bootstrap_interval
+from brainedit.audit.exchange import Exchange, exchange_of
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score, permutation_p
-from brainedit.exchange import Exchange, exchange_of
 from brainedit.splits import LeakageError, TrialSplit, check_split
 
 POST_HOC = "on the held-out evidence, nothing refitted"

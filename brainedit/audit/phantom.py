@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import scipy.fft
 
-from brainedit.control_data import CannotRun, with_eeg
+from brainedit.audit.control_data import CannotRun, with_eeg
+from brainedit.audit.exchange import recordings
 from brainedit.datasets.paired import PairedDataset
-from brainedit.exchange import recordings
 
 RATE = 128.0  # Hz at which noise is drawn; between its samples it is interpolated
 NOISE_V, DRIFT_V = 10e-6, 20e-6  # RMS

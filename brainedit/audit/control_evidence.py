@@ -8,7 +8,7 @@ import mne
 import numpy as np
 
 from brainedit._check import pick
-from brainedit.control_data import blinded, relabelled
+from brainedit.audit.control_data import blinded, relabelled
 from brainedit.datasets.arrays import ArrayEpochs
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import check_signal

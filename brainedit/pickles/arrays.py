@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from brainedit.pickle_machine import Machine
+    from brainedit.pickles.machine import Machine
 
 MAX_DIMENSIONS = 8
 

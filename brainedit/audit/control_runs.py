@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 
 from brainedit import control_data
-from brainedit.control_data import CannotRun
-from brainedit.control_evidence import FoldEvidence, LinearDecoder
-from brainedit.control_experiment import Experiment, Finding
-from brainedit.control_statistics import AUC, Measured
+from brainedit.audit.control_data import CannotRun
+from brainedit.audit.control_evidence import FoldEvidence, LinearDecoder
+from brainedit.audit.control_experiment import Experiment, Finding
+from brainedit.audit.control_statistics import AUC, Measured
+from brainedit.audit.exchange import Exchange, recordings
+from brainedit.audit.phantom import phantom_dataset
 from brainedit.datasets.paired import PairedDataset
-from brainedit.exchange import Exchange, recordings
-from brainedit.phantom import phantom_dataset
 
 N_DRAWS = 20
 

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from brainedit.pickle_arrays import array_from_bytes, check_dtype, sizes
-from brainedit.pickle_machine import Budget, Machine, Storage
-from brainedit.pickle_stream import MappedStream, Stream
+from brainedit.pickles.arrays import array_from_bytes, check_dtype, sizes
+from brainedit.pickles.machine import Budget, Machine, Storage
+from brainedit.pickles.stream import MappedStream, Stream
 
 MAX_BYTES = 4 * 2**30  # of a file that is not mapped
 

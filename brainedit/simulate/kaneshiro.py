@@ -6,7 +6,7 @@ import numpy as np
 import scipy.io
 
 from brainedit.montage import read_montage
-from brainedit.simulate_head import bumps_at
+from brainedit.simulate.head import bumps_at
 
 N_CATEGORIES, N_EXEMPLARS, N_CHANNELS, N_TIMES, SFREQ = 6, 72, 124, 32, 62.5
 NOISE_UV = 10.0
@@ -61,7 +61,7 @@ def simulate_kaneshiro(
         "N": N_TIMES,
         "T": len(data),
         "sub": f"S{subject}",
-        "note": "simulated by brainedit.simulate_kaneshiro",
+        "note": "simulated by brainedit.simulate.kaneshiro",
     }
     scipy.io.savemat(path, content)
     return path

@@ -6,10 +6,10 @@ import mne
 import numpy as np
 import pandas as pd
 
+from brainedit.audit.exchange import recordings
 from brainedit.datasets.arrays import ArrayEpochs
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import standard_names
-from brainedit.exchange import recordings
 
 DESIGN_COLUMNS = ("subject", "session", "run", "task", "task_pair", "block", "onset", "repeat", "n_averaged")
 EYE_CHANNELS = ("Fp1", "Fp2", "AF7", "AF8", "F7", "F8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from brainedit.clock import (
+from brainedit.audit.clock import (
     ClockScore,
     Folds,
     association,

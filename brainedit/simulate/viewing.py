@@ -17,7 +17,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtri
 
-from brainedit.simulate_head import (
+from brainedit.simulate.head import (
     bumps_at,
     leadfield,
     noise_trials,
@@ -26,7 +26,7 @@ from brainedit.simulate_head import (
     topography_of,
     visual_response,
 )
-from brainedit.simulate_pictures import KINDS, draw_scene
+from brainedit.simulate.pictures import KINDS, draw_scene
 
 # fmt: off
 CHANNELS = (

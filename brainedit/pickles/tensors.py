@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from brainedit.pickle_arrays import is_size, short, sizes
+from brainedit.pickles.arrays import is_size, short, sizes
 
 if TYPE_CHECKING:
-    from brainedit.pickle_machine import Machine
+    from brainedit.pickles.machine import Machine
 
 MAX_NESTING = 2  # pickles inside pickles
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
-from brainedit.audit_checks import (
+from brainedit.audit.checks import (
     Design,
     check_clock,
     check_left_out,
@@ -20,7 +20,7 @@ from brainedit.audit_checks import (
     check_timing,
     random_folds,
 )
-from brainedit.clock import MAX_TESTED, Folds
+from brainedit.audit.clock import MAX_TESTED, Folds
 from brainedit.splits import TrialSplit, split_trials
 
 # claim -> columns that may hold what is claimed; the first that there is counts
@@ -193,7 +193,7 @@ def _pictures(
         pairs += list(zip(first, known["code"], strict=True))
         copies["identical"] = int((first != known["code"]).sum())
     if images is not None:
-        from brainedit.duplicates import find_duplicates
+        from brainedit.audit.duplicates import find_duplicates
 
         mapped = isinstance(images, Mapping)
         if mapped and (missing := [name for name in names if name not in images]):

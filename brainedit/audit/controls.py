@@ -27,9 +27,9 @@ import numpy as np
 from tqdm import tqdm
 
 from brainedit._check import pick
-from brainedit.control_data import CannotRun
-from brainedit.control_experiment import Experiment, Finding, make_experiment
-from brainedit.control_runs import RUNS
+from brainedit.audit.control_data import CannotRun
+from brainedit.audit.control_experiment import Experiment, Finding, make_experiment
+from brainedit.audit.control_runs import RUNS
 from brainedit.datasets.paired import PairedDataset
 from brainedit.evaluation import Score
 from brainedit.splits import TrialSplit
@@ -343,7 +343,7 @@ def holm(p: dict[str, float]) -> Iterator[tuple[str, float]]:
 
 def _design(experiment: Experiment, claim: str, column: str | None) -> tuple[str, tuple[str, ...]]:
     """The verdict of the audit and its reasons."""
-    from brainedit.audit import audit_design
+    from brainedit.audit.design import audit_design
 
     audit = audit_design(experiment.dataset.metadata, claim=claim, target=column, split=experiment.split)
     return audit.verdict, tuple(audit.reasons)

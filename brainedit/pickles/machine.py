@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brainedit.pickle_arrays import (
+from brainedit.pickles.arrays import (
     ARRAY_CONSTRUCTORS,
     Bytes,
     PendingArray,
@@ -18,8 +18,8 @@ from brainedit.pickle_arrays import (
     set_byte_order,
     short,
 )
-from brainedit.pickle_stream import MappedStream, Stream, instructions
-from brainedit.pickle_tensors import (
+from brainedit.pickles.stream import MappedStream, Stream, instructions
+from brainedit.pickles.tensors import (
     MAX_NESTING,
     STORAGE_TYPES,
     TENSOR_CONSTRUCTORS,

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from brainedit.control_evidence import FoldEvidence
+from brainedit.audit.control_evidence import FoldEvidence
 
 N_BOOTSTRAP = 2000
 MAX_KEPT_UNITS = 1000  # draws of more are not kept for the next interval

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from brainedit.simulate_head import _alpha_spectrum, _background_mixing, _pink_spectrum, topography_of
+from brainedit.simulate.head import _alpha_spectrum, _background_mixing, _pink_spectrum, topography_of
 
 SENSOR_SHARE = 0.04  # of the background's variance, as in `simulate_head`
 _RESOLUTION = 0.05  # Hz, of the spectra
