@@ -1,6 +1,7 @@
 """Controls: planted signals pass them, planted artefacts do not, and each step equals a closed form."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import mne
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from brainedit import control_data
+from brainedit.audit import control_data
 from brainedit.audit.control_data import CannotRun, relabelled
 from brainedit.audit.control_evidence import FoldEvidence, LinearDecoder
 from brainedit.audit.control_experiment import make_experiment
@@ -724,3 +725,8 @@ def test_a_confounded_design_is_never_supported():
 def test_ranks_with_ties_are_scipys():
     values = np.random.default_rng(0).integers(0, 5, (20, 3)).astype(float)
     np.testing.assert_array_equal(_ranks(values), rankdata(values, axis=0))
+
+
+def test_the_readme_holds_the_table_of_controls():
+    readme = Path(__file__).parent.parent / "README.md"
+    assert controls_table() in readme.read_text(encoding="utf-8")

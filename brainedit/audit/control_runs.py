@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from brainedit import control_data
+from brainedit.audit import control_data
 from brainedit.audit.control_data import CannotRun
 from brainedit.audit.control_evidence import FoldEvidence, LinearDecoder
 from brainedit.audit.control_experiment import Experiment, Finding
