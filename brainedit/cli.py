@@ -521,7 +521,10 @@ def _explained(error: Exception) -> int:
 
 
 def _done(folder: Path) -> None:
-    print(f"{folder}/report.html")
+    import os
+
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
+        print(f"{folder}/report.html")
 
 
 def _model_folder(path: Path) -> Path:

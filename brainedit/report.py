@@ -113,9 +113,11 @@ def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     partial.mkdir(parents=True)
     try:
         yield partial
+        older = out.with_name(out.name + ".older")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(older)
         partial.rename(out)
+        shutil.rmtree(older, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainedit.audit import CLAIMS, audit_design
+from brainedit.audit.design import CLAIMS, audit_design
 from brainedit.simulate.pictures import KINDS, draw_scene
 from brainedit.splits import TrialSplit
 

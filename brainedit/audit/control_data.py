@@ -235,7 +235,7 @@ def low_level_features(dataset: PairedDataset) -> np.ndarray:
     names, index = np.unique(dataset.keys, return_inverse=True)
     pictures = [dataset.pictures[dataset.candidates(name)[0]] for name in names]
     if any(isinstance(p, np.ndarray) and p.ndim == 1 for p in pictures):
-        raise CannotRun("the pictures are feature vectors, not pixels")
+        raise CannotRun("there are no pictures, only feature vectors; give the pictures")
     features = np.stack([_low_level(picture) for picture in pictures])[index]
     spread = features.std(0)
     if not (spread > 1e-9).any():

@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from brainedit import figures
-from brainedit.audit.design import audit_design
+from brainedit.audit.design import DesignAudit, audit_design
 from brainedit.datasets.paired import PairedDataset, Picture
 from brainedit.distributed import is_main
 from brainedit.eeg import read_epochs
+from brainedit.embedding_scores import embedding_scores
 from brainedit.encoders.image import read_picture
 from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
 from brainedit.jobs.audit import CONFOUNDED, design_section, stamp_for
@@ -47,21 +48,15 @@ def train(
     """
     dataset = PairedDataset(read_epochs(epochs), images, pair_by=pair_by)
     hold_out = hold_out or ("stimulus" if pair_by == "stimulus" else "run")
-    seed = settings.get("seed", 0)
-    train_trials, test_trials = next(split_trials(dataset.metadata, by=hold_out, seed=seed))
-    checkpoint = Path(f"{out}.checkpoint.safetensors")
+    split = next(split_trials(dataset.metadata, by=hold_out, seed=settings.get("seed", 0)))
+    design = _design(dataset, split)
+    stamp = stamp_for(design, allow_confounded=allow_confounded)
+    train_part, checkpoint = dataset.subset(split[0]), Path(f"{out}.checkpoint.safetensors")
     if not is_main():
-        train_joint(dataset.subset(train_trials), checkpoint=checkpoint, **settings)
+        train_joint(train_part, checkpoint=checkpoint, **settings)
         return Path(out)
     with result_folder(out, overwrite=overwrite) as folder:
-        design = audit_design(
-            dataset.metadata,
-            claim="picture" if pair_by == "stimulus" else "category",
-            split=[(train_trials, test_trials)],
-            images=dataset.pictures if pair_by == "stimulus" else None,
-        )
-        stamp = stamp_for(design, allow_confounded=allow_confounded)
-        model = train_joint(dataset.subset(train_trials), checkpoint=checkpoint, **settings)
+        model = train_joint(train_part, checkpoint=checkpoint, **settings)
         model.card["training"]["design"] = design.verdict
         result = Result(
             job="train joint",
@@ -71,19 +66,55 @@ def train(
             simulated=is_simulated(dataset.metadata),
             stamp=stamp,
         )
-        result.sections += evaluation_sections(model, dataset.subset(test_trials), hold_out=hold_out)
-        result.sections.append(
-            Section(
-                "Training",
-                [f"{len(train_trials)} trials; the last epoch is the model."],
-                pictures=[(figures.loss_figure(model.card["training"]["loss_history"]), "Loss by epoch.")],
-            )
-        )
+        test_part = dataset.subset(split[1])
+        result.sections += evaluation_sections(model, test_part, hold_out=hold_out)
+        result.sections += [*_label_sections(model, train_part, test_part), _training_section(model)]
         result.sections.append(design_section(design))
         model.save(folder / "model")
         result.write(folder)
     checkpoint.unlink(missing_ok=True)
     return Path(out)
+
+
+def _design(dataset: PairedDataset, split: tuple[np.ndarray, np.ndarray]) -> DesignAudit:
+    known = dataset.pair_by == "stimulus"
+    return audit_design(
+        dataset.metadata,
+        claim="picture" if known else "category",
+        split=[split],
+        images=dataset.pictures if known else None,
+    )
+
+
+def _training_section(model: JointModel) -> Section:
+    card = model.card["training"]
+    chosen = (
+        f"the epoch was chosen by held-out training {card['validate_by']}s" if card["validate_by"] else ""
+    )
+    return Section(
+        "Training",
+        [f"{card['n_trials']} trials; {chosen or 'the last epoch is the model'}."],
+        pictures=[(figures.loss_figure(card["loss_history"]), "Loss by epoch.")],
+    )
+
+
+def _label_sections(model: JointModel, train: PairedDataset, test: PairedDataset) -> list[Section]:
+    """How well simple classifiers on phi, fitted on training trials, tell the labels of test trials."""
+    if (
+        "label" not in train.metadata
+        or train.metadata["label"].isna().any()
+        or test.metadata["label"].isna().any()
+    ):
+        return []
+    labels = [part.metadata["label"].astype(str).to_numpy() for part in (train, test)]
+    if len(set(labels[0])) < 2 or len(set(labels[1])) < 2 or not set(labels[1]) <= set(labels[0]):
+        return []
+    phi = [model.embed_epochs(part.epochs).cpu().numpy() for part in (train, test)]
+    known = test.pair_by == "stimulus"
+    units, unit = (test.keys, "picture") if known else (None, "trial")
+    scores = embedding_scores(phi[0], labels[0], phi[1], labels[1], units=units, unit=unit)
+    text = f"Embeddings of {len(test)} held-out trials; every classifier and cluster was fitted on training trials."
+    return [Section("Do embeddings of EEG hold the label?", [text], scores)]
 
 
 def evaluate(

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 WINDOWS = {"one window of 48 pixels": "occlusion", "three window sizes (slower)": "multiscale"}
 DEMO_MODEL = "the demo's model"
 MADE_ON_SIMULATED = "The model was trained on simulated EEG."
+CONFOUNDED_MODEL = (
+    "CONFOUNDED: this model was trained on a design that supports no claim. Nothing here is evidence."
+)
 MEMORISED = "This picture trained the model; its map may show what the model memorised."
 HINT = (
     "Upload epochs whose metadata name the picture of each trial, and a picture. The demo's model fits simulated "
@@ -185,7 +188,9 @@ def _plain(name: str | Path, *, stem: bool = True) -> str:
 def _notices(model: "JointModel", epochs: "mne.BaseEpochs", seen: bool) -> str:
     simulated = is_simulated(epochs.metadata)
     by_simulated = model.card["training"]["simulated"] and not simulated
-    notices = (SIMULATED * simulated, MADE_ON_SIMULATED * by_simulated, MEMORISED * seen)
+    stamped = model.card["training"].get("design") == "confounded"
+    notices = (CONFOUNDED_MODEL * stamped, SIMULATED * simulated)
+    notices += (MADE_ON_SIMULATED * by_simulated, MEMORISED * seen)
     return "".join(paragraph(words, "notice") for words in notices)
 
 
