@@ -114,6 +114,7 @@ def result_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         yield partial
         older = out.with_name(out.name + ".older")
+        shutil.rmtree(older, ignore_errors=True)  # left by a run that was killed here
         if out.exists():
             out.rename(older)
         partial.rename(out)
