@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -96,7 +97,13 @@ def train_joint(
         encoder = make_image_encoder(image_encoder, weights=image_weights).to(device)
     fitted, held = _validation_split(dataset, validate_by, seed)
     eeg_input = EEGInput.fit(
-        fitted.epochs, fitted.keys, channels=channels, tmin=tmin, tmax=tmax, sfreq=sfreq, whiten=whiten
+        fitted.epochs,
+        _alike(fitted),
+        channels=channels,
+        tmin=tmin,
+        tmax=tmax,
+        sfreq=sfreq,
+        whiten=whiten,
     )
     card = {
         "format": "brainedit joint model 2",
@@ -215,6 +222,14 @@ def calibrate(
         "loss": list(history),
     }
     return new.eval()
+
+
+def _alike(dataset: PairedDataset) -> np.ndarray:
+    """What trials share whose differences are noise: the picture (or label), and the person where there are several."""
+    metadata = dataset.metadata
+    if "subject" not in metadata or metadata["subject"].nunique() < 2:
+        return dataset.keys
+    return (metadata["subject"].astype(str) + "/" + pd.Series(dataset.keys, metadata.index)).to_numpy()
 
 
 def _check_dataset(dataset: PairedDataset, person_layer: bool) -> None:

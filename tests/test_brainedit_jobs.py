@@ -238,7 +238,9 @@ def by_label(n_labels, root):
 def test_trials_known_by_category_are_scored_on_a_recording_left_out(tmp_path, n_labels):
     epochs, pictures = by_label(n_labels, tmp_path)
     out = train(epochs, pictures, tmp_path / "out", pair_by="label", n_epochs=20, n_dims=16, progress=False)
-    own, control = record_of(out)["scores"]
+    own, control, *embedded = record_of(out)["scores"]
+    assert len(embedded) == 5  # neighbours, clusters, SVM, NMI, ARI
+    assert all(s["low"] <= s["value"] <= s["high"] and s["p"] <= 1 for s in embedded)
     assert own["chance"] == pytest.approx(1 / n_labels, abs=0.05)
     assert own["value"] > 0.9
     assert own["p"] < 0.01

@@ -197,3 +197,14 @@ def test_posterior_channels_are_chosen_by_name():
     assert fitted.channels == ["Oz", "O1", "POz", "P7"]
     with pytest.raises(ValueError, match=r"at least 4 of P7.*there are 2"):
         eeg_input.EEGInput.fit(epochs.copy().pick(["Fz", "O1", "POz"]), np.arange(6), channels="posterior")
+
+
+def test_differences_between_people_are_no_noise():
+    people = [planted(i, subject=f"0{i}", first=0) for i in range(2)]
+    loud = people[1].epochs.copy()
+    loud._data += 50e-6  # another person's mean response
+    both = PairedDataset.concatenate([people[0], PairedDataset(loud, people[0].pictures)])
+    settings = SMALL | {"n_epochs": 1, "whiten": "channels"}
+    alone, together = train_joint(people[0], **settings), train_joint(both, **settings)
+    size = [m.eeg_input.whitener.diagonal().mean() / m.eeg_input.std.mean() for m in (alone, together)]
+    assert float(size[1] / size[0]) == pytest.approx(1, abs=0.15)
