@@ -97,8 +97,12 @@ def epochs(
 
 @app.command()
 def audit(
-    epochs: Annotated[Path, typer.Argument(help="epochs (FIF)")],
+    epochs: Annotated[Path, typer.Argument(help="epochs (FIF), or with --data the folder of a data set")],
     out: Out,
+    data: Annotated[
+        str | None, typer.Option(help="a published data set: cvpr40, kaneshiro2015, things_eeg2, ...")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="its person")] = None,
     claim: Annotated[
         str, typer.Option(help="what is to be claimed: picture, category, relevance, direction, map")
     ] = "category",
@@ -126,6 +130,8 @@ def audit(
         audit_file(
             epochs,
             out,
+            data=data,
+            subject=int(subject) if subject is not None and subject.isdigit() else subject,
             claim=claim,
             split=split,
             target=target,
@@ -181,6 +187,10 @@ def train_joint_command(
     root: Annotated[
         Path | None, typer.Option(help="folder of a published data set that the configuration names")
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="fetch what is missing, where a public link and a hash are known"),
+    ] = False,
     features: Annotated[
         str | None, typer.Option(help="ready-made features of the data set in place of its pictures")
     ] = None,
@@ -236,7 +246,7 @@ def train_joint_command(
         return
     _refuse(own, f"The configuration {config!r} names a data set, which is read from --root")
     data, joint = found["data"], found["joint"]
-    data |= {} if root is None else {"root": root}
+    data |= ({} if root is None else {"root": root}) | ({"download": True} if download else {})
     if features is not None:
         data, joint = data | {"features": features}, joint | {"image_encoder": "features"}
     protocol = _protocol(found["protocol"], config, subjects, seeds, seed)

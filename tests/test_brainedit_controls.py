@@ -713,13 +713,16 @@ def test_the_table_names_every_claim_and_control():
     assert "veto" not in low
 
 
-def test_a_confounded_design_is_never_supported():
+def test_a_design_that_is_confounded_or_cannot_be_checked_is_never_supported():
     score = Score("AUC", 0.9, 50, "trial", 0.5, 0.85, 0.95, 0.001, 999, "answers")
     found = Controls("category", (score,), (), "confounded", ("Each label has one block.",), 0.05)
     assert not found.supported
     assert "Each label has one block." in found.verdict
-    assert Controls("category", (score,), (), "unverifiable", (), 0.05).supported
-    assert "unverifiable" in Controls("category", (score,), (), "unverifiable", (), 0.05).verdict
+    unknown = Controls("category", (score,), (), "unverifiable", ("There is no timing.",), 0.05)
+    assert not unknown.supported
+    assert unknown.verdict.startswith("Above chance, not refuted, but unverifiable: AUC 0.900")
+    assert "There is no timing." in unknown.verdict
+    assert Controls("category", (score,), (), "supported", (), 0.05).supported
 
 
 def test_ranks_with_ties_are_scipys():

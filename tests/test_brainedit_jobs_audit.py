@@ -25,6 +25,7 @@ from brainedit.jobs.edit import edit_file
 from brainedit.jobs.joint import evaluate, train
 from brainedit.jobs.saliency import map_picture
 from brainedit.joint import load_joint
+from brainedit.simulate.kaneshiro import simulate_kaneshiro
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 
 CHANNELS = ("Fz", "Cz", "Pz", "P3", "P4", "Oz")
@@ -313,3 +314,21 @@ def test_a_direction_by_a_confounded_model_keeps_the_stamp(confounded, oddball, 
     assert assert_stamped(edited) == 1
     plain = edit_file(out / "direction.safetensors", tmp_path / "plain", **settings)
     assert "CONFOUNDED" not in page_of(plain)
+
+
+def test_a_published_data_set_is_audited_by_name(tmp_path):
+    simulate_kaneshiro(tmp_path / "kan", subject=1, n_repeats=3, snr_exemplar=0.5, snr_category=0.3)
+    out = audit_file(
+        tmp_path / "kan", tmp_path / "apart", data="kaneshiro2015", split="stimulus", n_permutations=19
+    )
+    record = json.loads((out / "result.json").read_text())
+    assert record["figures"]["design"]["verdict"] == "unverifiable"
+    assert record["figures"]["controls"]["verdict"].startswith("Above chance, not refuted, but unverifiable")
+    out = audit_file(
+        tmp_path / "kan", tmp_path / "random", data="kaneshiro2015", split="trial", design_only=True
+    )
+    record = json.loads((out / "result.json").read_text())
+    assert record["stamp"] == "CONFOUNDED"
+    with pytest.raises(ValueError, match="Unknown data set 'kaneshiro'"):
+        audit_file(tmp_path / "kan", tmp_path / "x", data="kaneshiro")
+    assert not (tmp_path / "x").exists()

@@ -156,9 +156,9 @@ class Controls:
 
     @property
     def supported(self) -> bool:
-        """The design is not confounded, the score is above chance, and no control vetoes."""
+        """The design supports it, the score is above chance, and no control vetoes."""
         above = self.score.p < self.alpha
-        return above and self.design != "confounded" and not any(r.vetoes for r in self.results)
+        return above and self.design == "supported" and not any(r.vetoes for r in self.results)
 
     @property
     def verdict(self) -> str:
@@ -178,6 +178,9 @@ class Controls:
                 else ""
             )
             return f"Not supported: the score is not above chance, {self.score}.{why}"
+        if self.design != "supported":
+            why = self.design_reasons[0] if self.design_reasons else ""
+            return f"Above chance, not refuted, but {self.design}: {self.score}. {why} {self._what_ran()}"
         return f"Supported: {self.score}. {self._what_ran()}"
 
     def as_dict(self) -> dict:
@@ -207,8 +210,6 @@ class Controls:
             parts.append(f"not run: {_listed([r.name for r in able if r.score is None])}")
         if fired := [r.name for r in self.results if r.fires]:
             parts.append(f"above chance, as a warning: {_listed(fired)}")
-        if self.design != "supported":
-            parts.append(f"the design is {self.design}")
         return "; ".join(parts) + "."
 
 

@@ -48,6 +48,14 @@ class PairedDataset:
         """Names of the pictures that belong to a key: one for a stimulus, all of its category for a label."""
         return self._candidates[key]
 
+    def with_metadata(self, metadata: pd.DataFrame) -> "PairedDataset":
+        """The same trials and pictures with another table, one row a trial in their order."""
+        if isinstance(self.epochs, ArrayEpochs):
+            return self._with_epochs(self.epochs.with_metadata(metadata))
+        epochs = self.epochs.copy()
+        epochs.metadata = metadata
+        return self._with_epochs(epochs)
+
     def __len__(self) -> int:
         return len(self.keys)
 

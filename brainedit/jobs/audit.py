@@ -7,10 +7,12 @@ from pathlib import Path
 import mne
 import numpy as np
 import torch
+from sklearn.model_selection import KFold
 
 from brainedit._check import pick
 from brainedit.audit.controls import CLAIMS, ControlResult, Controls, run_controls
 from brainedit.audit.design import DesignAudit, audit_design
+from brainedit.datasets.load import load_dataset
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import read_epochs
 from brainedit.evaluation import Score
@@ -28,6 +30,8 @@ def audit_file(
     epochs: str | Path,
     out: str | Path,
     *,
+    data: str | None = None,
+    subject: int | str | None = None,
     claim: str = "category",
     split: str | None = None,
     target: str | None = None,
@@ -41,6 +45,7 @@ def audit_file(
 ) -> Path:
     """Audit a recording for a claim -> OUT/report.html.
 
+    data, subject : a data set of `load_dataset` by name, and its person; `epochs` is then the folder of its files
     claim : of `brainedit.audit.controls.CLAIMS`; target : query on the metadata, for relevance and direction
     split : a unit of `split_trials`; by default stimulus where pictures are known, else run
     images : folder of pictures, by stimulus where those are known, else one folder a label
@@ -50,12 +55,14 @@ def audit_file(
     Raises ValueError where the metadata lack what is claimed, or the pipeline cannot score it.
     """
     pick("claim", claim, CLAIMS)
-    recording, column = _recording(epochs, target), None if target is None else "target"
+    dataset = None if data is None else _published(data, epochs, subject)
+    recording = _with_target(read_epochs(epochs) if dataset is None else dataset, target, epochs)
+    column = None if target is None else "target"
     known = "stimulus" in recording.metadata and recording.metadata["stimulus"].notna().all()
     by = split or ("stimulus" if known else "run")
     if not design_only:
-        _check_pipeline(pipeline, claim, by, images)
-    chosen = TrialSplit(by=by, embargo=embargo, seed=seed)
+        _check_pipeline(pipeline, claim, by, images if dataset is None else data)
+    chosen = _split(len(recording.metadata), by, embargo, seed)
     with result_folder(out, overwrite=overwrite) as folder:
         design = audit_design(
             recording.metadata,
@@ -70,8 +77,9 @@ def audit_file(
             job="audit",
             title=f"Can it be claimed? {CLAIMS[claim]}",
             lead=f"{design.verdict.capitalize()} by its design; the EEG was not looked at.",
-            settings={"claim": claim, "target": target, "split": by, "embargo": embargo, "seed": seed},
-            inputs={"epochs": epochs},
+            settings={"claim": claim, "target": target, "split": by, "embargo": embargo, "seed": seed}
+            | ({} if data is None else {"data": data, "subject": subject, "root": epochs}),
+            inputs={"epochs": epochs} if data is None else {},
             figures={"design": design.as_dict()},
             sections=[design_section(design)],
             simulated=is_simulated(recording.metadata),
@@ -79,7 +87,7 @@ def audit_file(
         )
         if not design_only:
             controls = run_controls(
-                _paired(recording, images, "stimulus" if known else "label"),
+                recording if dataset else _paired(recording, images, "stimulus" if known else "label"),
                 joint_pipeline(seed=seed) if pipeline == "joint" else pipeline,
                 claim=claim,
                 split=chosen,
@@ -93,14 +101,36 @@ def audit_file(
     return Path(out)
 
 
-def _recording(epochs: str | Path, target: str | None) -> mne.BaseEpochs:
-    """Epochs with metadata, and with the column `target` where a query gives it."""
-    recording = read_epochs(epochs)
+def _published(data: str, root: str | Path, subject: int | str | None) -> PairedDataset:
+    chosen = {} if subject is None else {"subject": subject}
+    dataset = load_dataset(name=data, root=root, **chosen)
+    if not isinstance(dataset, PairedDataset):
+        raise ValueError(
+            f"{data!r} has features and latents, but no EEG; the audit takes data sets with EEG."
+        )
+    return dataset
+
+
+def _with_target(
+    recording: mne.BaseEpochs | PairedDataset, target: str | None, name: str | Path
+) -> mne.BaseEpochs | PairedDataset:
+    """The trials with metadata, and with the column `target` where a query gives it."""
     if recording.metadata is None:
-        raise ValueError(f"The epochs in {epochs} have no metadata; an audit is of the trials' table.")
-    if target is not None:
-        recording.metadata = recording.metadata.assign(target=target_mask(recording.metadata, target))
+        raise ValueError(f"The epochs in {name} have no metadata; an audit is of the trials' table.")
+    if target is None:
+        return recording
+    metadata = recording.metadata.assign(target=target_mask(recording.metadata, target))
+    if isinstance(recording, PairedDataset):
+        return recording.with_metadata(metadata)
+    recording.metadata = metadata
     return recording
+
+
+def _split(n_trials: int, by: str, embargo: float | None, seed: int) -> TrialSplit | list:
+    """The split to judge; "trial" without an embargo is what many papers do: random folds over trials."""
+    if by == "trial" and embargo is None:
+        return list(KFold(5, shuffle=True, random_state=seed).split(np.arange(n_trials)))
+    return TrialSplit(by=by, embargo=embargo, seed=seed)
 
 
 def _check_pipeline(pipeline: str, claim: str, by: str, images: str | Path | None) -> None:
