@@ -319,7 +319,7 @@ def test_a_direction_by_a_confounded_model_keeps_the_stamp(confounded, oddball, 
 def test_a_published_data_set_is_audited_by_name(tmp_path):
     simulate_kaneshiro(tmp_path / "kan", subject=1, n_repeats=3, snr_exemplar=0.5, snr_category=0.3)
     out = audit_file(
-        tmp_path / "kan", tmp_path / "apart", data="kaneshiro2015", split="stimulus", n_permutations=19
+        tmp_path / "kan", tmp_path / "apart", data="kaneshiro2015", split="stimulus", n_permutations=40
     )
     record = json.loads((out / "result.json").read_text())
     assert record["figures"]["design"]["verdict"] == "unverifiable"
