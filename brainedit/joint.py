@@ -25,6 +25,7 @@ from brainedit.encoders.image import ImageEncoder, ReadyFeatures, make_image_enc
 logger = logging.getLogger(__name__)
 
 
+FORMAT = "brainedit joint model 2"
 NORMALIZE = ("both", "image", "none", "distance")
 
 
@@ -142,6 +143,8 @@ class JointModel(nn.Module):
         subject : whose input layer is used, where the model has one a person; None takes the mean of them
         """
         person = None
+        if subject is not None and self.towers.people is None:
+            raise ValueError("This model has no people's layers; leave subject out.")
         if subject is not None:
             rows = {name: row for row, name in enumerate(self.card["subjects"])}
             person = torch.full((len(eeg),), pick("subject", subject, rows), device=eeg.device)
@@ -239,6 +242,8 @@ def load_joint(path: str | Path, *, device: str = "cpu") -> JointModel:
         raise FileNotFoundError(f"There is no model in {path}; a model is a folder with model.json.")
     try:
         card = json.loads((path / "model.json").read_text())
+        if card.get("format") != FORMAT:
+            raise ValueError(f"its format is {card.get('format')!r}, this version reads {FORMAT!r}")
         weights = (path / "model.safetensors").read_bytes()
         if hashlib.sha256(weights).hexdigest() != card["sha256"]:
             raise ValueError("its weights are not those that model.json describes")

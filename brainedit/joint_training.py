@@ -20,7 +20,7 @@ from brainedit.eeg_input import CHUNK, EEGInput
 from brainedit.encoders.features import image_features, n_ready_features
 from brainedit.encoders.image import ReadyFeatures, make_image_encoder
 from brainedit.encoding import low_rank_weights
-from brainedit.joint import JointModel, Towers, assemble
+from brainedit.joint import FORMAT, JointModel, Towers, assemble
 from brainedit.losses import LOSSES
 from brainedit.splits import split_trials
 from brainedit.training import fit
@@ -106,7 +106,7 @@ def train_joint(
         whiten=whiten,
     )
     card = {
-        "format": "brainedit joint model 2",
+        "format": FORMAT,
         "version": version("brainedit"),
         "eeg_encoder": eeg_encoder,
         "encoder_options": encoder_options or {},
@@ -116,7 +116,7 @@ def train_joint(
         "normalize": normalize,
         "scale": scale,
         "feature_dropout": feature_dropout,
-        "subjects": sorted(set(dataset.metadata["subject"].astype(str))) if person_layer else [],
+        "subjects": sorted(set(fitted.metadata["subject"].astype(str))) if person_layer else [],
         "eeg_input": eeg_input.settings,
         "training": _training_card(dataset, loss=loss, n_epochs=n_epochs, seed=seed, validate_by=validate_by),
     }
@@ -124,16 +124,12 @@ def train_joint(
         torch.manual_seed(seed)
         model = assemble(card, eeg_input, encoder).to(device)
     model.towers = synchronised(model.towers)
-    shape = {
-        "batch_size": batch_size,
-        "average": average_repeats,
-        "distort": distort or [],
-        "progress": progress,
-    }
-    batches = _Batches(model, fitted, **shape)
+    shape = {"batch_size": batch_size, "average": average_repeats, "distort": distort or []}
+    batches = _Batches(model, fitted, **shape, progress=progress)
     batches.set_statistics(model)
     pick("start", start, {"random": _leave, "encoding": _start_from_encoding})(model, batches)
-    validation = _Batches(model, held, **shape | {"average": False}) if held else None
+    validation = _Batches(model, held, **shape | {"average": False}, progress=progress) if held else None
+    parts = [batches] if validation is None else [batches, validation]
     history = fit(
         model.towers,
         _objective(model.towers, compare),
@@ -144,7 +140,7 @@ def train_joint(
         validate=None if validation is None else lambda: _mean_loss(model.towers, compare, validation),
         keep="best" if validation else "last",
         seed=seed,
-        identity=_identity(model, dataset, loss, shape),
+        identity=_identity(model, dataset, parts, loss, shape),
         checkpoint=checkpoint,
         description=f"joint embedding ({eeg_encoder})",
         progress=progress,
@@ -162,7 +158,7 @@ def calibrate(
     *,
     subject: str,
     adapt: str = "person",
-    loss: str = "infonce",
+    loss: str | None = None,
     n_epochs: int = 20,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -174,35 +170,31 @@ def calibrate(
 
     dataset : calibration trials of that person, whose pictures are not those that the result is scored on
     adapt : "person" learns an input layer for the person and leaves the rest; "all" trains every layer
+    loss : that of the model's training when None
 
     Raises ValueError where the model has no people's layers (train it with person_layer=True, or take adapt="all").
     Source: ENIGMA (a quarter of an hour of a new person's data is worth more than the architecture).
     """
     pick("adapt", adapt, {"person": 1, "all": 1})
-    new = copy.deepcopy(model)
+    new, subject = copy.deepcopy(model), str(subject)
     new.towers = towers = synchronised(new.towers)
-    if towers.people is None and adapt == "person":
-        raise ValueError(
-            "This model has no people's layers; train it with person_layer=True, or take adapt='all'."
-        )
+    _check_new_person(new, dataset, subject, adapt)
     row = None
     if towers.people is not None:
-        if subject in new.card["subjects"]:
-            raise ValueError(
-                f"The model has a layer for {subject!r} already; calibration is for a new person."
-            )
-        row = towers.people.add_person()
+        row = towers.people.add_person(subject)
         new.card["subjects"] = [*new.card["subjects"], subject]
+    fixed = () if new.card["scale"] is None else ("log_scale",)
     for name, parameter in towers.named_parameters():
-        parameter.requires_grad_(adapt == "all" or name.startswith("people."))
+        parameter.requires_grad_(name.startswith("people.") or (adapt == "all" and name not in fixed))
     batches = _Batches(
         new, dataset, batch_size=batch_size, average=average_repeats, distort=[], progress=progress
     )
     if row is not None:
         batches.person = torch.full((len(dataset),), row, device=new.device)
+    compare = _objective(towers, pick("loss", loss or new.card["training"]["loss"], LOSSES))
     history = fit(
         towers,
-        _objective(towers, pick("loss", loss, LOSSES)),
+        compare if adapt == "all" else _with_fixed_norms(towers, compare),
         batches,
         n_epochs=n_epochs,
         learning_rate=learning_rate,
@@ -214,7 +206,10 @@ def calibrate(
     new.sketches = torch.cat([new.sketches, batches.sketches])
     trained = new.card["training"]
     trained["stimuli"] = list(dict.fromkeys([*trained["stimuli"], *dataset.pictures]))
+    trained["keys"] = sorted({*trained["keys"], *dataset.keys})
     trained["n_trials"] += len(dataset)
+    metadata = dataset.metadata
+    trained["simulated"] |= bool("simulated" in metadata and metadata["simulated"].any())
     trained["calibration"] = {
         "subject": subject,
         "adapt": adapt,
@@ -222,6 +217,33 @@ def calibrate(
         "loss": list(history),
     }
     return new.eval()
+
+
+def _check_new_person(model: JointModel, dataset: PairedDataset, subject: str, adapt: str) -> None:
+    if model.towers.people is None and adapt == "person":
+        raise ValueError(
+            "This model has no people's layers; train it with person_layer=True, or take adapt='all'."
+        )
+    if subject in model.card["subjects"]:
+        raise ValueError(f"The model has a layer for {subject!r} already; calibration is for a new person.")
+    if "subject" in dataset.metadata:
+        others = sorted(set(dataset.metadata["subject"].astype(str)) - {subject})
+        if others:
+            raise ValueError(
+                f"A calibration for {subject!r} needs this person's trials alone; some are of {others[0]!r}."
+            )
+
+
+def _with_fixed_norms(towers: Towers, objective):
+    """The objective with batch norms as they are: what is frozen must not drift by its running statistics."""
+
+    def fixed(*batch):
+        for module in towers.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return objective(*batch)
+
+    return fixed
 
 
 def _alike(dataset: PairedDataset) -> np.ndarray:
@@ -248,6 +270,10 @@ def _validation_split(
     if by is None:
         return dataset, None
     train, held = next(split_trials(dataset.metadata, by=by, n_splits=10, seed=seed))
+    if len(set(dataset.keys[held])) < 2:
+        raise ValueError(
+            f"validate_by={by!r} holds out one {dataset.pair_by} of {len(set(dataset.keys))}; a loss needs two or more."
+        )
     return dataset.subset(train), dataset.subset(held)
 
 
@@ -290,13 +316,17 @@ def _training_card(dataset: PairedDataset, **settings: object) -> dict:
     }
 
 
-def _identity(model: JointModel, dataset: PairedDataset, *settings: object) -> str:
-    """A digest of the trials, their pairing and the model's card: a run on others is another run.
+def _identity(model: JointModel, dataset: PairedDataset, parts: list["_Batches"], *settings: object) -> str:
+    """A digest of the trials, their pictures and pairing and the model's card: a run on others is another run.
 
     Without it a checkpoint left by a run on another split would bring its trials into this one.
     """
     digest = hashlib.sha256(json.dumps([model.card, *settings, list(dataset.keys)]).encode())
-    digest.update(model.sketches.cpu().numpy().round(4).tobytes())
+    for part in parts:
+        for values in (part.sketches, part.features):
+            digest.update(values.cpu().numpy().round(4).tobytes())
+        if part.person is not None:
+            digest.update(part.person.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -350,7 +380,7 @@ class _Batches:
         candidates = [[position[name] for name in dataset.candidates(key)] for key in names]
         self.n_candidates = np.array([len(some) for some in candidates])
         self.candidates = np.concatenate(candidates)
-        self.unit = self.key if self.person is None else self.key + len(names) * self.person.cpu().numpy()
+        self.unit = np.unique(_alike(dataset), return_inverse=True)[1]
         self.batch_size = batch_size
         self.average = average and dataset.pair_by == "stimulus"
 
@@ -429,10 +459,12 @@ def _features(model: JointModel, dataset: PairedDataset, *, distort: list[str], 
 
 
 def _rows_of_people(model: JointModel, dataset: PairedDataset) -> Tensor | None:
-    """The row of each trial's person in the model's list, (n,), where it has people's layers."""
+    """The row of each trial's person in the model's list, (n,); None for the mean map of people it does not know."""
     subjects = model.card["subjects"]
     if not subjects or "subject" not in dataset.metadata:
         return None
     row = {name: i for i, name in enumerate(subjects)}
-    rows = [row.get(name, 0) for name in dataset.metadata["subject"].astype(str)]
-    return torch.tensor(rows, device=model.device)
+    people = dataset.metadata["subject"].astype(str)
+    if not people.isin(subjects).all():
+        return None
+    return torch.tensor([row[name] for name in people], device=model.device)

@@ -389,3 +389,29 @@ def test_what_cannot_be_audited_is_told(change, settings, message):
     with pytest.raises(ValueError, match=message):
         audit_design(random_design().assign(**change), **settings)
     assert set(CLAIMS) == {"picture", "category", "label", "relevance", "direction", "map"}
+
+
+def test_labels_that_follow_the_person_are_confounded_even_when_not_perfectly():
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(20), 20)
+    label = np.where(person < 10, "a", "b")
+    label[:10] = "b"
+    metadata = pd.DataFrame({"subject": person.astype(str), "label": label, "run": 1})
+    metadata["onset"] = np.tile(np.arange(20.0), 20)
+    metadata["stimulus"] = [f"{i}.png" for i in range(400)]
+    found = audit_design(metadata, claim="category", split="stimulus")
+    assert found.verdict == "confounded"
+    assert "the person tells it" in found.reasons[0]
+    metadata["label"] = rng.permutation(label)
+    assert audit_design(metadata, claim="category", split="stimulus").verdict == "supported"
+
+
+def test_labels_uneven_over_blocks_are_not_called_supported():
+    rng = np.random.default_rng(1)
+    block = np.repeat(np.arange(16), 30)
+    label = np.where(rng.uniform(size=480) < 0.3, rng.integers(0, 2, 480), rng.permutation(16)[block] % 2)
+    metadata = pd.DataFrame({"label": label.astype(str), "block": block, "run": block // 4})
+    metadata["onset"] = np.tile(np.arange(120.0), 4)
+    found = audit_design(metadata, claim="category", split="run")
+    assert found.verdict != "supported"
+    assert any("uneven over blocks" in reason for reason in found.reasons)

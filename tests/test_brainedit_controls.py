@@ -259,7 +259,9 @@ def test_categories_of_repeated_pictures_are_permuted_among_pictures():
     found = exchange.permute(codes, rng)
     assert exchange.unit == "picture"
     assert all(len(set(found[stimulus == k])) == 1 for k in range(12))
-    assert exchange_of(metadata, codes, claim="relevance", disjoint=False).unit == "trial"
+    assert exchange_of(metadata, codes, claim="relevance", disjoint=False).unit == "picture"
+    by_task = codes ^ (metadata["run"].to_numpy() % 2)  # a picture is a target in some tasks only
+    assert exchange_of(metadata, by_task, claim="relevance", disjoint=False).unit == "trial"
 
 
 def test_trials_are_permuted_within_their_run():
@@ -482,8 +484,10 @@ def test_bright_pictures_of_one_label_give_a_warning(array_epochs):
         for i, (name, label) in enumerate(zip(dataset.keys, dataset.metadata["label"], strict=True))
     }
     dataset = PairedDataset(dataset.epochs, images)
-    found = run_controls(dataset, claim="category", split="run", controls=["low_level"], **QUIET)
-    (result,) = found.results
+    found = run_controls(
+        dataset, claim="category", split="run", controls=["low_level", "shuffled_pairs"], **QUIET
+    )
+    result = found.results[0]
     assert result.score.value > 0.95
     assert result.fires
     assert not result.can_veto
@@ -582,7 +586,7 @@ def test_maps_are_judged_by_their_own_column(array_epochs):
         claim="map",
         split="stimulus",
         refit=False,
-        controls=[],
+        controls=["shuffled_pairs"],
         **QUIET,
     )
     assert found.score.name.startswith("D, own less other")
@@ -722,7 +726,9 @@ def test_a_design_that_is_confounded_or_cannot_be_checked_is_never_supported():
     assert not unknown.supported
     assert unknown.verdict.startswith("Above chance, not refuted, but unverifiable: AUC 0.900")
     assert "There is no timing." in unknown.verdict
-    assert Controls("category", (score,), (), "supported", (), 0.05).supported
+    untried = Controls("category", (score,), (), "supported", (), 0.05)
+    assert not untried.supported
+    assert untried.verdict.startswith("Above chance, but nothing that could refute it was run")
 
 
 def test_ranks_with_ties_are_scipys():

@@ -239,7 +239,7 @@ def edit_card(**changes):
         (cut_weights, "its weights are not those"),
         (lambda f: (f / "model.safetensors").unlink(), "No such file"),
         (lambda f: (f / "model.json").write_text('{"n_dims": 3'), "Expecting"),
-        (lambda f: (f / "model.json").write_text("[]"), "list indices"),
+        (lambda f: (f / "model.json").write_text("[]"), "object has no attribute"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "codec can't decode"),
         (edit_card(n_dims=31), "size mismatch"),
         (edit_card(eeg_encoder="tsconv"), "size mismatch"),

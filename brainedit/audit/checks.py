@@ -148,7 +148,7 @@ def _picture_verdict(design: Design, share: float) -> str:
         design.metadata, design.value, design.picture, design.folds, view="picture", seed=design.seed
     )
     if score is None:
-        return "supported"
+        return "unverifiable"
     design.figures["picture_alone"] = score.as_dict()
     return "confounded" if _leaks(score) else "supported"
 
@@ -179,6 +179,9 @@ def check_recordings(design: Design) -> list[Finding]:
     if (n_values == 1).all() and not apart:
         text = f"Each of {len(n_values)} people has one {design.column} alone: the person tells it."
         return [Finding("confounded", text, 'Split with by="subject".')]
+    nested = _nested_in_people(design, table) if not apart else []
+    if nested:
+        return nested
     pairs = table.drop_duplicates().loc[lambda t: t["person"].map(n_values) > 1]
     once = len(pairs) and not pairs["recording"].duplicated().any()
     once = once and not pairs.duplicated(["person", "value"]).any()
@@ -196,6 +199,38 @@ def check_recordings(design: Design) -> list[Finding]:
             "trials of one recording are in training and in test, and the recording tells it.",
         )
     return [Finding(verdict, text + rest, 'Split with by="subject"; nothing can be claimed within a person.')]
+
+
+def _nested_in_people(design: Design, table: pd.DataFrame) -> list[Finding]:
+    """Labels that some people have far more often than others: who it is then tells the label."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    if design.column == "stimulus" or table["person"].nunique() < 2:
+        return []
+    shared = float(adjusted_mutual_info_score(table["person"], table["value"]))
+    design.figures["person_and_value"] = shared
+    if shared < MIN_GAIN:
+        return []
+    text = f"Some people have other {design.column}s than others (adjusted mutual information {shared:.2f}): "
+    return [Finding("confounded", text + "the person tells it.", 'Split with by="subject".')]
+
+
+def check_blocks(design: Design) -> list[Finding]:
+    """Labels that are uneven over blocks without being constant in them: no unit is known that was randomised."""
+    column, _ = _clock_column(design)
+    shared = design.figures.get("association", {}).get("block", {}).get("adjusted", 0.0)
+    if column == "stimulus" or shared < MIN_GAIN or "block" not in design.metadata:
+        return []
+    values = pd.Series(_of(design, column)).groupby(unit_names(design.metadata, "block")).nunique()
+    if (values == 1).all():
+        return []
+    text = (
+        f"The {column}s are uneven over blocks (adjusted mutual information {shared:.2f}) but vary in them: trials "
+        "were not randomised one by one, and permuting them is too kind."
+    )
+    return [
+        Finding("unverifiable", text, "Draw the labels in random order in each block, or keep one a block.")
+    ]
 
 
 def check_clock(design: Design) -> list[Finding]:

@@ -86,6 +86,8 @@ def blinded(
     part = dataset.subset(rows)
     metadata = part.metadata.reset_index(drop=True)
     metadata = metadata[[c for c in DESIGN_COLUMNS if c in metadata]]
+    named = [c for c in ("task", "run", "block") if c in metadata]  # a name may hold the answer
+    metadata = metadata.assign(**{c: pd.factorize(metadata[c])[0] for c in named})
     if gallery:
         images = {name: dataset.pictures[dataset.candidates(name)[0]] for name in np.unique(answers)}
         keys = rng.permutation(answers)
@@ -94,6 +96,9 @@ def blinded(
         images = {k: [training.pictures[n] for n in training.candidates(k)] for k in np.unique(keys)}
     column = "stimulus" if gallery else "label"
     epochs = with_metadata(part.epochs, metadata.assign(**{column: keys}))
+    if isinstance(epochs, mne.BaseEpochs):  # event codes are answers too
+        epochs.events[:, 2] = 1
+        epochs.event_id = {"trial": 1}
     return PairedDataset(epochs, images, pair_by=column)
 
 

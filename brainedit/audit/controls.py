@@ -156,9 +156,10 @@ class Controls:
 
     @property
     def supported(self) -> bool:
-        """The design supports it, the score is above chance, and no control vetoes."""
+        """The design supports it, the score is above chance, and of the controls that can veto one ran, none did."""
         above = self.score.p < self.alpha
-        return above and self.design == "supported" and not any(r.vetoes for r in self.results)
+        tried = any(r.can_veto and r.score is not None for r in self.results)
+        return above and self.design == "supported" and tried and not any(r.vetoes for r in self.results)
 
     @property
     def verdict(self) -> str:
@@ -181,6 +182,8 @@ class Controls:
         if self.design != "supported":
             why = self.design_reasons[0] if self.design_reasons else ""
             return f"Above chance, not refuted, but {self.design}: {self.score}. {why} {self._what_ran()}"
+        if not self.supported:
+            return f"Above chance, but nothing that could refute it was run: {self.score}."
         return f"Supported: {self.score}. {self._what_ran()}"
 
     def as_dict(self) -> dict:

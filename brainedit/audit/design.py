@@ -11,6 +11,7 @@ import pandas as pd
 from brainedit._check import pick
 from brainedit.audit.checks import (
     Design,
+    check_blocks,
     check_clock,
     check_left_out,
     check_order,
@@ -99,7 +100,7 @@ def audit_design(
     figures |= {"n_trials": len(metadata), "n_values": len(np.unique(value)), "n_folds": len(folds)}
     design = Design(metadata, claim, column, value, folds, timed, picture, copies, seed, figures)
     findings = [finding, *check_source(design), *check_shared_pictures(design), *check_left_out(design)]
-    findings += [*check_recordings(design), *check_clock(design), *check_order(design)]
+    findings += [*check_recordings(design), *check_clock(design), *check_blocks(design), *check_order(design)]
     findings.sort(key=lambda f: -VERDICTS.index(f.verdict))
     return DesignAudit(
         verdict=findings[0].verdict,

@@ -64,7 +64,7 @@ def exchange_of(metadata: pd.DataFrame, codes: np.ndarray, *, claim: str, disjoi
     """The unit that was randomised, as the metadata tell.
 
     Pictures, where pictures are claimed and no fold has one on both sides (`disjoint`). Else people, sessions, runs
-    or blocks whose trials share an answer, or streaks of one answer in time; categories of repeated pictures belong
+    or blocks whose trials share an answer, or streaks of one answer in time; answers of repeated pictures belong
     to pictures; else trials, within the recording.
     """
     n = len(codes)
@@ -79,10 +79,10 @@ def exchange_of(metadata: pd.DataFrame, codes: np.ndarray, *, claim: str, disjoi
     streaks = _streaks(metadata, codes)
     if streaks is not None:
         return Exchange("streak", "answers among streaks within recordings", streaks, recordings(metadata))
-    if claim == "category" and "stimulus" in metadata and not metadata["stimulus"].isna().any():
+    if claim not in ("picture", "map") and "stimulus" in metadata and not metadata["stimulus"].isna().any():
         pictures = _coded(metadata["stimulus"].astype(str))
         if np.unique(codes).size < pictures.max() + 1 < n and _is_constant(codes, pictures):
-            return Exchange("picture", "categories among pictures", pictures, one)
+            return Exchange("picture", "answers among pictures", pictures, one)
     strata, where = _strata(metadata, codes, below="block")
     return Exchange("trial", f"answers among trials{where}", trials, strata)
 

@@ -85,9 +85,10 @@ def _schedule(metadata: pd.DataFrame, length: float) -> tuple[np.ndarray, tuple[
     recording, block = recordings(metadata), metadata["block"].astype(str).to_numpy()
     for name in np.unique(recording):
         rows = np.flatnonzero(recording == name)
+        rows = rows[np.argsort(pd.factorize(block[rows])[0], kind="stable")]  # each block in one piece
         pauses = np.cumsum(np.append(False, block[rows][1:] != block[rows][:-1])) * BLOCK_PAUSE
         onset[rows] = np.arange(len(rows)) * length + pauses
-    note = "no onsets are known: trials follow each other in the order of the file, blocks after 10 s"
+    note = "no onsets are known: blocks follow each other as they first come in the file, 10 s apart"
     return onset, (note,)
 
 

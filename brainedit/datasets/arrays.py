@@ -319,6 +319,8 @@ def _check_alike(first: Any, other: Any, number: int) -> None:
             "window (s)": (round(float(epochs.tmin), 6), round(float(epochs.tmax), 6)),
             "units": sorted({int(channel["unit"]) for channel in epochs.info["chs"]}),
             "reference": int(epochs.info["custom_ref_applied"]),
+            "bad channels": sorted(epochs.info["bads"]),
+            "filter (Hz)": (float(epochs.info["highpass"]), float(epochs.info["lowpass"])),
         }
 
     one, two = described(first), described(other)

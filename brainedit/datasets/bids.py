@@ -66,7 +66,7 @@ def load_bids(
         name = path.basename
         parts[name] = _epochs(path, tables[name], bads[name], cut, preprocessing)
     epochs = join_epochs(parts)
-    epochs.metadata = epochs.metadata.assign(design_source="recorded")
+    epochs.metadata = _with_recordings(epochs.metadata).assign(design_source="recorded")
     return PairedDataset(epochs, images if images is not None else Path(root) / "stimuli", pair_by=pair_by)
 
 
@@ -159,6 +159,14 @@ def _epochs(path: "BIDSPath", table: pd.DataFrame, bads: set[str], cut: dict, pr
         raise
     except ValueError as error:
         raise ValueError(f"{path.basename}: {error}") from error
+
+
+def _with_recordings(metadata: pd.DataFrame) -> pd.DataFrame:
+    """Where there are several tasks a run is one of its task: each file has a clock of its own."""
+    if "task" not in metadata or metadata["task"].nunique() < 2:
+        return metadata
+    task = "task-" + metadata["task"].astype(str)
+    return metadata.assign(run=task + "_" + metadata["run"].astype(str) if "run" in metadata else task)
 
 
 def _set_channels(raw: "mne.io.BaseRaw", table: pd.DataFrame, bads: set[str]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from brainedit.datasets.paired import PairedDataset
 from brainedit.eeg import EEGFileError, read_epochs
 from brainedit.eeg_files import listed
+from brainedit.splits import recording_names
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def load_folder(
     if not any("run" in epochs.metadata for epochs in parts.values()):
         for name, epochs in parts.items():
             epochs.metadata = epochs.metadata.assign(run=name)
+    _check_clocks(parts)
     epochs = join_epochs(parts)
     if "design_source" not in epochs.metadata:
         epochs.metadata = epochs.metadata.assign(design_source="recorded")
@@ -83,6 +85,23 @@ def join_epochs(parts: Mapping[str, mne.BaseEpochs]) -> mne.BaseEpochs:
     joined = mne.concatenate_epochs(alike, verbose="error")
     joined.metadata = joined.metadata.reset_index(drop=True)
     return joined
+
+
+def _check_clocks(parts: Mapping[str, mne.BaseEpochs]) -> None:
+    """Raises ValueError where two files call different stretches of time by the same recording."""
+    seen: dict[str, list[tuple[str, float, float]]] = {}
+    for name, epochs in parts.items():
+        if "onset" not in epochs.metadata:
+            continue
+        onset = epochs.metadata["onset"].astype(float)
+        for recording, own in onset.groupby(recording_names(epochs.metadata)):
+            for other, first, last in seen.setdefault(recording, []):
+                if own.min() <= last and first <= own.max():
+                    raise ValueError(
+                        f"{other} and {name} both have recording {recording!r} at the same times; give their "
+                        "metadata a `session` or different runs."
+                    )
+            seen[recording].append((name, own.min(), own.max()))
 
 
 def _recording(path: Path, root: Path) -> str:

@@ -89,7 +89,10 @@ class PairedDataset:
         new = object.__new__(cls)
         new.epochs, new.pair_by = concatenate_epochs([part.epochs for part in parts]), parts[0].pair_by
         new.keys, new.pictures = np.concatenate([part.keys for part in parts]), pictures
-        new._candidates = {key: names for part in parts for key, names in part._candidates.items()}
+        new._candidates = {}
+        for key, names in (item for part in parts for item in part._candidates.items()):
+            known = new._candidates.setdefault(key, [])
+            known += [name for name in names if name not in known]
         return new
 
     def by_stimulus(self, k: int | None = None, *, seed: int = 0) -> "PairedDataset":
@@ -100,6 +103,8 @@ class PairedDataset:
         Metadata keep the columns that are constant over the trials averaged, and `n_averaged`.
         Raises ValueError when no key has k repeats.
         """
+        if k is not None and k < 1:
+            raise ValueError(f"An average is over one repeat or more; k is {k}.")
         rng = np.random.default_rng(seed)
         groups = []
         for key in dict.fromkeys(self.keys):
@@ -127,6 +132,7 @@ class PairedDataset:
         new = object.__new__(PairedDataset)
         new.epochs, new.pair_by, new.keys = epochs, self.pair_by, _keys(epochs, self.pair_by)
         present = set(new.keys)
+        _check_all(list(dict.fromkeys(new.keys)), self._candidates, "picture", self.pictures)
         new._candidates = {key: names for key, names in self._candidates.items() if key in present}
         kept = {name for names in new._candidates.values() for name in names}
         new.pictures = {name: picture for name, picture in self.pictures.items() if name in kept}

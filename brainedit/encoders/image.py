@@ -71,7 +71,14 @@ class ReadyFeatures(nn.Module):
 
 
 def pooled(output: Tensor) -> Tensor:
-    """A layer's output as one vector a picture: maps (n, c, h, w) and tokens (n, t, c) are averaged."""
+    """A layer's output as one vector a picture: maps (n, c, h, w) and tokens (n, t, c) are averaged.
+
+    Raises ValueError for maps whose channels come last, which look like maps of other channels.
+    """
+    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        raise ValueError(
+            f"The layer gives maps {tuple(output.shape[1:])} with channels last; take another layer, or last."
+        )
     return output.mean((2, 3)) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
 
 
@@ -91,17 +98,19 @@ class _Layers(nn.Module):
             hook = partial(_take, taken, path)
             handles.append(modules[path].register_forward_hook(hook))
         try:
-            taken["last"] = self.network(x)
+            taken["last"] = pooled(self.network(x))
         finally:
             for handle in handles:
                 handle.remove()
-        parts = [pooled(taken[path]) for path in self.paths]
+        parts = [taken[path] for path in self.paths]
         self.sizes = [part.shape[1] for part in parts]
         return torch.cat(parts, 1)
 
 
 def _take(taken: dict, path: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    taken[path] = output
+    if not isinstance(output, Tensor):
+        raise ValueError(f"The layer {path!r} gives no single tensor; name a block of the network.")
+    taken[path] = pooled(output)  # at once: what follows may overwrite the output in place
 
 
 def _folded(network: nn.Module) -> nn.Module:

@@ -69,7 +69,7 @@ def audit_file(
             claim=claim,
             target=column,
             split=chosen,
-            images=images if known else None,
+            images=_looked_at(dataset, images) if known else None,
             seed=seed,
         )
         design = replace(design, split=f"a split by {by}" + (f", {embargo:g} s apart" if embargo else ""))
@@ -96,6 +96,7 @@ def audit_file(
                 refit=pipeline == "lda",
                 seed=seed,
             )
+            controls = replace(controls, design=design.verdict, design_reasons=tuple(design.reasons))
             _add_controls(result, controls, pipeline)
         result.write(folder)
     return Path(out)
@@ -124,6 +125,14 @@ def _with_target(
         return recording.with_metadata(metadata)
     recording.metadata = metadata
     return recording
+
+
+def _looked_at(dataset: PairedDataset | None, images: str | Path | None) -> str | Path | dict | None:
+    """Pictures in which copies are looked for: the user's, or those of a published set where they are files."""
+    if dataset is None or images is not None:
+        return images
+    files = {name: picture for name, picture in dataset.pictures.items() if isinstance(picture, str | Path)}
+    return files if len(files) == len(dataset.pictures) else None
 
 
 def _split(n_trials: int, by: str, embargo: float | None, seed: int) -> TrialSplit | list:

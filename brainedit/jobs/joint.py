@@ -171,7 +171,7 @@ def evaluation_sections(
         return [_label_section(model, test, hold_out, subject)]
     theta, names = model.embed_pictures(test.pictures), list(test.pictures)
     single = _compatibility(model, test, theta, subject)
-    averages = test.by_stimulus()
+    averages = _averages(test)
     mean = _compatibility(model, averages, theta, subject)
     own, own_mean = _columns(test.keys, names), _columns(averages.keys, names)
     shuffled = np.random.default_rng(0).permutation(len(names))
@@ -208,9 +208,10 @@ def evaluation_sections(
 def _repeats_picture(
     model: JointModel, test: PairedDataset, theta: torch.Tensor, subject: str | None
 ) -> list[tuple[Figure, str]]:
-    """Accuracy against the number of repeats averaged, where every picture was seen more than once."""
-    names = list(test.pictures)
-    if min(pd.Series(test.keys).value_counts()) < 2:
+    """Accuracy against the number of repeats averaged, where one person saw every picture more than once."""
+    names, metadata = list(test.pictures), test.metadata
+    several = "subject" in metadata and metadata["subject"].nunique() > 1
+    if several or min(pd.Series(test.keys).value_counts()) < 2:
         return []
 
     def compatibility(groups: list[np.ndarray]) -> np.ndarray:
@@ -270,7 +271,26 @@ def _label_embeddings(model: JointModel, dataset: PairedDataset, labels: Sequenc
 def _compatibility(
     model: JointModel, dataset: PairedDataset, theta: torch.Tensor, subject: str | None = None
 ) -> np.ndarray:
-    return (model.embed_epochs(dataset.epochs, subject=subject) @ theta.T).cpu().numpy()
+    """F of every trial with every row of theta; people that the model has a layer for are read by their own."""
+    metadata, known = dataset.metadata, model.card["subjects"]
+    if subject is not None or not known or "subject" not in metadata:
+        return (model.embed_epochs(dataset.epochs, subject=subject) @ theta.T).cpu().numpy()
+    people = metadata["subject"].astype(str).to_numpy()
+    found = np.empty((len(dataset), len(theta)), np.float32)
+    for name in np.unique(people):
+        rows = np.flatnonzero(people == name)
+        phi = model.embed_epochs(dataset.epochs[rows], subject=name if name in known else None)
+        found[rows] = (phi @ theta.T).cpu().numpy()
+    return found
+
+
+def _averages(dataset: PairedDataset) -> PairedDataset:
+    """All repeats of a picture averaged, each person's by themselves."""
+    metadata = dataset.metadata
+    if "subject" not in metadata or metadata["subject"].nunique() < 2:
+        return dataset.by_stimulus()
+    pairs = pd.Series(dataset.keys).str.cat(metadata["subject"].astype(str).to_numpy(), sep="\0")
+    return dataset.average(list(pairs.groupby(pairs, sort=False).indices.values()))
 
 
 def _columns(keys: np.ndarray, names: list[str]) -> np.ndarray:

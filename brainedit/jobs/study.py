@@ -253,7 +253,16 @@ def _scores(model: JointModel, test: PairedDataset) -> dict:
     }
 
 
+def _check_repeats(runs: list[dict]) -> None:
+    most = {max(map(int, run["curve"])) for run in runs}
+    if len(most) > 1:
+        raise ValueError(
+            f"People's test pictures have {min(most)} to {max(most)} repeats; ask for an equal number (n_repeats)."
+        )
+
+
 def _sections(runs: list[dict]) -> list[Section]:
+    _check_repeats(runs)
     sections = _retrieval_sections(runs, "Does F find the picture that was seen?")
     if "calibrated" in runs[0]:
         calibrated = [run | run["calibrated"] for run in runs]
@@ -263,7 +272,7 @@ def _sections(runs: list[dict]) -> list[Section]:
 
 
 def _retrieval_sections(runs: list[dict], title: str) -> list[Section]:
-    repeats = sorted(map(int, runs[0]["curve"]))
+    repeats = sorted(set.intersection(*(set(map(int, run["curve"])) for run in runs)))  # that all people have
     most = str(repeats[-1])
     n_top = len(runs[0]["curve"][most])
     curve = {
