@@ -208,3 +208,54 @@ def test_differences_between_people_are_no_noise():
     alone, together = train_joint(people[0], **settings), train_joint(both, **settings)
     size = [m.eeg_input.whitener.diagonal().mean() / m.eeg_input.std.mean() for m in (alone, together)]
     assert float(size[1] / size[0]) == pytest.approx(1, abs=0.15)
+
+
+def test_repeats_of_two_people_are_never_averaged_together(data):
+    other = data[0].with_metadata(data[0].metadata.assign(subject="02"))
+    both = PairedDataset.concatenate([data[0], other])
+    model = train_joint(both, **SMALL | {"n_epochs": 1})
+    batches = joint_training._Batches(model, both, batch_size=64, average=True, distort=[], progress=False)
+    people = both.metadata["subject"].to_numpy()
+    trials, starts, _ = batches._groups(np.random.default_rng(0))
+    groups = np.split(trials, starts[1:])
+    assert max(map(len, groups)) > 1
+    assert all(len(set(people[group])) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("changed", ["features", "validation"])
+def test_a_checkpoint_of_other_pictures_is_refused(data, tmp_path, changed):
+    settings = SMALL | {"n_epochs": 2, "checkpoint": tmp_path / "c.safetensors", "validate_by": "concept"}
+    train_joint(data[0], **settings)
+    again = train_joint(data[0], **settings | {"progress": True})  # how it is shown is no setting
+    assert len(again.card["training"]["loss_history"]) == 2
+    held = joint_training._validation_split(data[0], "concept", 0)[1]
+    if changed == "features":
+        other = {name: feature[::-1].copy() for name, feature in data[0].pictures.items()}
+        other = PairedDataset(data[0].epochs, other)
+    else:
+        epochs = data[0].epochs.copy()
+        epochs._data[np.isin(data[0].keys, held.keys)] *= -1
+        other = PairedDataset(epochs, data[0].pictures)
+    with pytest.raises(ValueError, match="its identity is"):
+        train_joint(other, **settings)
+
+
+def test_calibration_leaves_the_rest_to_the_bit_and_takes_one_person():
+    people = [planted(i, subject=f"0{i}", first=100 * i) for i in range(3)]
+    settings = SMALL | {"n_epochs": 2, "eeg_encoder": "tsconv", "whiten": "none", "scale": 1.65}
+    model = train_joint(PairedDataset.concatenate(people[:2]), person_layer=True, **settings)
+    new = calibrate(model, people[2], subject="02", n_epochs=3, progress=False)
+    for name, before in model.towers.state_dict().items():
+        if name != "people.deviation":
+            assert torch.equal(before, new.towers.state_dict()[name]), name
+    assert new.towers.people.subjects == ["00", "01", "02"]
+    whole = calibrate(model, people[2], subject="02", adapt="all", n_epochs=3, progress=False)
+    assert float(whole.towers.log_scale.exp()) == pytest.approx(1.65)
+    with pytest.raises(ValueError, match="this person's trials alone; some are of '01'"):
+        calibrate(model, PairedDataset.concatenate(people[1:]), subject="02", progress=False)
+
+
+def test_a_validation_of_one_picture_is_told(data):
+    few = data[0].subset(np.isin(data[0].keys, sorted(set(data[0].keys))[:6]))
+    with pytest.raises(ValueError, match="holds out one stimulus of 6"):
+        train_joint(few, **SMALL, validate_by="stimulus")
