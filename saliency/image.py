@@ -1,17 +1,20 @@
 """Which part of a picture a score depends on: occlusion maps, and where they peak."""
 
-import math
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
-from numbers import Integral
 
 import numpy as np
 import torch
-from torch import nn
 
-Score = Callable[[torch.Tensor], torch.Tensor]
+from saliency.covered import CoveredScores
+from saliency.fills import Fill, check_fill, pick
+from saliency.scores import Score, check_count, check_mode, check_picture
 
-_VARYING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+logger = logging.getLogger(__name__)
+
+PALAZZO_WINDOWS = (3, 5, 9, 17, 33, 65)  # pixels, at 299
 
 
 def occlusion_map(
@@ -20,67 +23,100 @@ def occlusion_map(
     *,
     window: int = 32,
     stride: int = 16,
-    fill: float = 0.5,
+    fill: Fill = 0.5,
     batch_size: int = 8,
+    max_memory: int | None = None,
+    precision: str = "float32",
+    seed: int = 0,
     progress: bool = False,
 ) -> torch.Tensor:
     """How far the score falls when a square around each pixel is covered.
 
-    score : pictures (n, 3, h, w) to (n,) or (n, k); all k maps come from the same covered pictures
+    score : pictures (n, 3, h, w) to (n,) or (n, k); all k maps come from the same covered pictures. One that is
+        a torch.nn.Module of convolutions, pools, batch norms and point-wise operations is several times faster
+        than others: only what a window changes is computed, exactly. The log says which way was taken
     image : (3, h, w), float, 0 to 1
     window, stride : side of the square and its step, pixels; the last square of an axis is moved inward to
         end at the border, so that every pixel is covered
-    fill : grey value put into the square, 0 to 1
+    fill : what is put into the square, in the picture's 0 to 1, before any normalisation inside the score: a
+        grey value, a colour, "mean", "blur", "noise", "inpaint" or a picture, as in `saliency.fills.fill_patches`
     batch_size : covered copies held in memory at a time
+    max_memory : bytes for those copies and what the score makes of them; the batch shrinks to fit
+    precision : "bfloat16" runs the score under autocast, in less time where the device is made for it; the log
+        gives the difference that it made on a few windows
+    seed : of the fill "noise"
 
     Returns the signed map score(clean) - score(covered), averaged over the squares that cover a pixel, in
     units of the score, on the picture's device: (h, w) for a score (n,), (k, h, w) for (n, k), also if k = 1.
-    Raises ValueError for a picture, geometry or score that does not fit.
+    Raises ValueError for a picture, geometry, setting or score that does not fit.
     Source: Zeiler & Fergus, ECCV 2014, section 4.2. Differs: overlapping squares are averaged, as in captum's
     Occlusion, which this equals where the squares tile the picture without the inward move.
     """
-    check_picture(image)
-    _check_geometry(image, window=window, stride=stride, fill=fill, batch_size=batch_size)
-    check_mode(score)
-    height, width = image.shape[1:]
-    tops, lefts = window_starts(height, window, stride), window_starts(width, window, stride)
-    corners = list(product(tops, lefts))
-    with torch.no_grad():
-        clean = evaluate(score, image[None])
-        covered = [
-            evaluate(score, _cover(image, corners[i : i + batch_size], window, fill), like=clean)
-            for i in _steps(len(corners), batch_size, progress)
-        ]
-    drops = clean.cpu().double() - finite(torch.cat(covered)).cpu().double()
-    grid = drops.reshape(len(tops), len(lefts), -1).permute(2, 0, 1)  # (k, tops, lefts)
-    rows, heights = cover_cells(tops, window, height)
-    columns, widths = cover_cells(lefts, window, width)
-    cells = (rows.T @ grid @ columns).to(image.device, torch.promote_types(clean.dtype, torch.float32))
-    maps = cells.repeat_interleave(heights.to(image.device), 1)
-    maps = maps.repeat_interleave(widths.to(image.device), 2)  # (k, h, w)
-    return maps if clean.ndim == 2 else maps[0]
+    grid = _Grid(image, window, stride)
+    how = {"fill": fill, "batch_size": batch_size, "max_memory": max_memory}
+    scores = _covered(score, image, window=window, **how, precision=precision, seed=seed)
+    values = scores(grid.corners, bar=partial(_shown, label=f"occlusion, {window} px") if progress else iter)
+    if precision == "bfloat16":
+        _log_difference(score, scores, grid, values, how)
+    return grid.spread(values, scores)
+
+
+def occlusion_steps(
+    score: Score,
+    image: torch.Tensor,
+    *,
+    window: int = 32,
+    stride: int = 16,
+    fill: Fill = 0.5,
+    batch_size: int = 8,
+    max_memory: int | None = None,
+    seed: int = 0,
+) -> Iterator[torch.Tensor]:
+    """The map of `occlusion_map` from coarse to fine: each one adds windows between those of the one before.
+
+    The first has the fewest windows that cover every pixel, the last is the map itself; no window is computed
+    twice. The arguments are those of `occlusion_map`.
+    """
+    _Grid(image, window, stride)
+    settings = {"fill": fill, "batch_size": batch_size, "max_memory": max_memory, "seed": seed}
+    scores = _covered(score, image, window=window, **settings, precision="float32")
+    known: dict[tuple[int, int], torch.Tensor] = {}
+    step = max(power for power in (2**k for k in range(16)) if power * stride <= window)
+    while step >= 1:
+        grid = _Grid(image, window, step * stride, within=stride)
+        new = [corner for corner in grid.corners if corner not in known]
+        if new:
+            known |= dict(zip(new, scores(new), strict=True))
+            yield grid.spread(torch.stack([known[corner] for corner in grid.corners]), scores)
+        step //= 2
 
 
 def multiscale_map(
     score: Score,
     image: torch.Tensor,
     *,
-    windows: Sequence[int] = (17, 33, 65),
+    windows: Sequence[int] | str = (17, 33, 65),
     stride: int | None = None,
-    fill: float = 0.5,
+    fill: Fill = 0.5,
     batch_size: int = 8,
+    max_memory: int | None = None,
+    precision: str = "float32",
+    seed: int = 0,
     progress: bool = False,
 ) -> torch.Tensor:
     """Sum of the occlusion maps of several window sizes: fine detail and wide context in one map.
 
-    windows : sides of the squares, pixels
-    stride : step for every window; None takes about a third of each window
+    windows : sides of the squares, pixels; "palazzo" takes the paper's 3, 5, 9, 17, 33 and 65, which it used
+        on pictures of 299 pixels
+    stride : step for every window, at most the smallest; None takes about a third of each window
 
     Returns (h, w) or (k, h, w), signed, in units of the score; the rest is as in `occlusion_map`.
     Source: Palazzo et al., TPAMI 2021, Eq. 3-4. Differs: signed and not normalised per picture; windows move
-    by the stride instead of by one pixel and are averaged where they overlap; they are filled with grey
-    (theirs is fill=0), and the smallest ones (3, 5, 9) are left out unless asked for.
+    by the stride instead of by one pixel (theirs is stride=1) and are averaged where they overlap; they are
+    filled with grey (theirs is fill=0), and the smallest ones (3, 5, 9) are left out unless asked for.
     """
+    if isinstance(windows, str):
+        windows = pick("windows", windows, {"palazzo": PALAZZO_WINDOWS})
     check_picture(image)
     if len(windows) == 0:
         raise ValueError("Need at least one window, got none.")
@@ -88,10 +124,10 @@ def multiscale_map(
         check_count("window", window)
     strides = [max(1, round(window / 3)) if stride is None else stride for window in windows]
     for window, step in zip(windows, strides, strict=True):
-        _check_geometry(image, window=window, stride=step, fill=fill, batch_size=batch_size)
-    settings = {"fill": fill, "batch_size": batch_size, "progress": progress}
+        _Grid(image, window, step)
+    settings = {"fill": fill, "batch_size": batch_size, "max_memory": max_memory, "precision": precision}
     maps = [
-        occlusion_map(score, image, window=window, stride=step, **settings)
+        occlusion_map(score, image, window=window, stride=step, **settings, seed=seed, progress=progress)
         for window, step in zip(windows, strides, strict=True)
     ]
     return torch.stack(maps).sum(0)
@@ -163,93 +199,69 @@ def cover_cells(starts: Sequence[int], window: int, size: int) -> tuple[torch.Te
     return cover / cover.sum(0), edges.diff()
 
 
-def check_picture(image: torch.Tensor) -> None:
-    """Raise ValueError or TypeError unless the picture is (3, h, w), float, finite, 0 to 1."""
-    if not isinstance(image, torch.Tensor):
-        raise TypeError(f"Need the picture as a tensor (3, h, w), got {type(image).__name__}.")
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"Need one RGB picture (3, h, w), got shape {tuple(image.shape)}.")
-    if not image.is_floating_point():
-        raise ValueError(f"Need a float picture from 0 to 1, got {image.dtype}; divide 8-bit values by 255.")
-    if min(image.shape[1:]) < 2:
-        raise ValueError(f"Need a picture of at least 2 x 2 pixels, got {image.shape[1]} x {image.shape[2]}.")
-    if not bool(torch.isfinite(image).all()):
-        raise ValueError("Need a picture of finite values, this one has NaN or infinity.")
-    low, high = image.min().item(), image.max().item()
-    if low < 0 or high > 1:
-        raise ValueError(f"Need values from 0 to 1, got {low:g} to {high:g}; normalise inside the score.")
+class _Grid:
+    """The windows of a picture, and how their scores become a map.
 
-
-def check_mode(score: Score) -> None:
-    """Raise ValueError if a network's dropout or batch norm would make its scores vary from call to call."""
-    if isinstance(score, nn.Module):
-        for name, part in score.named_modules():
-            if part.training and isinstance(part, _VARYING):
-                kind = type(part).__name__
-                raise ValueError(
-                    f"The score's {kind} {name!r} is in training mode; call .eval() on it first."
-                )
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError unless the setting is a whole number of at least 1."""
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"Need {name} to be a whole number of at least 1, got {value!r}.")
-
-
-def evaluate(score: Score, batch: torch.Tensor, *, like: torch.Tensor | None = None) -> torch.Tensor:
-    """The score of a batch, (n,) or (n, k), checked for kind and shape.
-
-    like : the scores of an earlier batch, whose trailing shape must come again; None: the first call, whose
-        values are also checked to be finite
+    within : the stride of a finer grid; windows moved inward keep to its places
     """
-    values = score(batch)
-    if not isinstance(values, torch.Tensor) or not values.is_floating_point():
-        kind = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
-        raise ValueError(f"Need the score to return a float tensor (n,) or (n, k), it returned {kind}.")
-    shape = tuple(values.shape)
-    if len(shape) not in (1, 2) or 0 in shape:
-        raise ValueError(f"Need the score to return (n,) or (n, k) for n inputs, it returned shape {shape}.")
-    if len(values) != len(batch):
-        raise ValueError(f"Need one score for each of {len(batch)} inputs, the score returned shape {shape}.")
-    if like is not None and shape[1:] != tuple(like.shape[1:]):
-        before = (len(batch), *like.shape[1:])
-        raise ValueError(f"Need scores of shape {before}, as for the first input, it returned {shape}.")
-    return finite(values) if like is None else values
+
+    def __init__(self, image: torch.Tensor, window: int, stride: int, *, within: int | None = None) -> None:
+        check_picture(image)
+        check_count("window", window)
+        check_count("stride", stride)
+        self.size, self.window, self.device = image.shape[1:], window, image.device
+        if window > min(self.size):
+            height, width = self.size
+            raise ValueError(f"Need a window no larger than the picture ({height} x {width}), got {window}.")
+        if stride > window:
+            raise ValueError(
+                f"Need a stride within the window ({window}) to cover every pixel, got {stride}."
+            )
+        fine = [window_starts(size, window, within or stride) for size in self.size]
+        self.starts = [
+            [*dict.fromkeys([*places[:: stride // (within or stride)], places[-1]])] for places in fine
+        ]
+        self.corners = list(product(*self.starts))
+
+    def spread(self, values: torch.Tensor, scores: CoveredScores) -> torch.Tensor:
+        """The windows' scores (n, k) as maps of what the score falls by: (h, w) or (k, h, w)."""
+        drops = scores.clean - values
+        (rows, heights), (columns, widths) = (
+            cover_cells(starts, self.window, size)
+            for starts, size in zip(self.starts, self.size, strict=True)
+        )
+        falls = drops.reshape(len(self.starts[0]), len(self.starts[1]), -1).permute(2, 0, 1)
+        cells = (rows.T @ falls @ columns).to(self.device, scores.dtype)
+        maps = cells.repeat_interleave(heights.to(self.device), 1)
+        maps = maps.repeat_interleave(widths.to(self.device), 2)
+        return maps[0] if scores.single else maps
 
 
-def finite(values: torch.Tensor) -> torch.Tensor:
-    """The scores themselves; raises ValueError if some are NaN or infinite."""
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
-        raise ValueError(f"Need finite scores, {bad} of {values.numel()} are NaN or infinite.")
-    return values
-
-
-def _check_geometry(image: torch.Tensor, *, window: int, stride: int, fill: float, batch_size: int) -> None:
-    check_count("window", window)
-    check_count("stride", stride)
+def _covered(
+    score: Score, image: torch.Tensor, *, batch_size: int, precision: str, **settings
+) -> CoveredScores:
     check_count("batch_size", batch_size)
-    height, width = image.shape[1:]
-    if window > min(height, width):
-        raise ValueError(f"Need a window no larger than the picture ({height} x {width}), got {window}.")
-    if stride > window:
-        raise ValueError(f"Need a stride within the window ({window}) to cover every pixel, got {stride}.")
-    if not (math.isfinite(fill) and 0 <= fill <= 1):
-        raise ValueError(f"Need fill from 0 to 1, like the picture, got {fill}.")
+    pick("precision", precision, {"float32": None, "bfloat16": None})
+    check_fill(settings["fill"], image)
+    check_mode(score)
+    return CoveredScores(score, image, batch_size=batch_size, precision=precision, **settings)
 
 
-def _cover(image: torch.Tensor, corners: list[tuple[int, int]], window: int, fill: float) -> torch.Tensor:
-    copies = image.repeat(len(corners), 1, 1, 1)
-    for copy, (top, left) in zip(copies, corners, strict=True):
-        copy[:, top : top + window, left : left + window] = fill
-    return copies
+def _log_difference(
+    score: Score, scores: CoveredScores, grid: _Grid, values: torch.Tensor, how: dict
+) -> None:
+    """Say how far bfloat16 is from float32, on up to eight windows."""
+    some = torch.linspace(0, len(grid.corners) - 1, min(8, len(grid.corners))).long()
+    plain = CoveredScores(
+        score, scores.image, window=grid.window, **how, precision="float32", seed=scores.seed
+    )
+    exact = plain([grid.corners[i] for i in some])
+    difference = ((scores.clean - values[some]) - (plain.clean - exact)).abs().max()
+    span = (values.amax(0) - values.amin(0)).max()
+    logger.warning("bfloat16 moves the map by up to %.2g, %.2g of its range.", difference, difference / span)
 
 
-def _steps(n_items: int, batch_size: int, progress: bool) -> Sequence[int]:
-    steps = range(0, n_items, batch_size)
-    if not progress:
-        return steps
+def _shown(batches: Iterable, *, label: str) -> Iterable:
     from tqdm import tqdm
 
-    return tqdm(steps, desc="occlusion", unit="batch")
+    return tqdm(batches, desc=label, unit="batch")

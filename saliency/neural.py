@@ -1,14 +1,34 @@
 """Which electrode, and when, a score of EEG depends on: integrated gradients and matched-noise occlusion."""
 
 import contextlib
-import difflib
 import logging
-from itertools import product
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from saliency.image import Score, check_count, check_mode, cover_cells, evaluate, finite, window_starts
+from saliency.bands import BANDS as BANDS
+from saliency.bands import band_map as band_map
+from saliency.bands import band_maps as band_maps
+from saliency.bands import window_map as window_map
+from saliency.bands import window_maps as window_maps
+from saliency.clusters import ClusterTest as ClusterTest
+from saliency.clusters import cluster_test as cluster_test
+from saliency.image import cover_cells, window_starts
+from saliency.replacement import (
+    as_trials,
+    check_eeg,
+    check_sfreq,
+    each_channel,
+    matched_noise,
+    pick,
+    score_drops,
+    spans,
+    whole,
+)
+from saliency.scores import Score, check_count, check_mode, evaluate, finite
+
+PALAZZO_WINDOWS = ((0.02, 0.24), (0.13, 0.35), (0.24, 0.46))  # s, as in TPAMI 2021
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +52,9 @@ def neural_map(
 
     Returns (n_channels, n_times), signed, in units of the score; the rest is as in `neural_maps`.
     """
-    batch = eeg[None] if isinstance(eeg, torch.Tensor) and eeg.ndim == 2 else eeg
     maps = neural_maps(
         score,
-        batch,
+        as_trials(eeg),
         method=method,
         baseline=baseline,
         n_steps=n_steps,
@@ -83,11 +102,8 @@ def neural_maps(
     trials given; the low-pass, whose kind the paper does not name, removes every frequency above 100 Hz.
     As in the paper the noise is not scaled up again after the filter.
     """
-    if method not in _METHODS:
-        near = difflib.get_close_matches(str(method), _METHODS, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"Unknown method {method!r}. {hint}Known: {', '.join(sorted(_METHODS))}.")
-    _check_eeg(eeg)
+    explain = pick("method", method, _METHODS)
+    check_eeg(eeg)
     check_mode(score)
     for name, value in {"n_steps": n_steps, "n_draws": n_draws, "batch_size": batch_size}.items():
         check_count(name, value)
@@ -98,7 +114,119 @@ def neural_maps(
         "window": window,
         "sfreq": sfreq,
     }
-    return _METHODS[method](score, eeg, **settings, batch_size=batch_size, seed=seed)
+    return explain(score, eeg, **settings, batch_size=batch_size, seed=seed)
+
+
+def channel_importance(
+    score: Score,
+    eeg: torch.Tensor,
+    *,
+    n_draws: int = 16,
+    sfreq: float | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> torch.Tensor:
+    """How far the score falls when a channel is replaced by matched noise, averaged over trials and draws.
+
+    score : eeg (n, n_channels, n_times) to (n,) or (n, k), e.g. against k pictures; all k come from the same
+        replaced EEG
+    eeg : (n, n_channels, n_times) or one trial; with their own picture each, call once a picture and average
+    n_draws, sfreq, batch_size : as in `neural_maps`
+
+    Returns (n_channels,) for a score (n,), (n_channels, k) for (n, k), also if k = 1, signed, in units of the
+    score, on the EEG's device.
+    Raises ValueError for EEG, a setting or a score that does not fit.
+    Source: Palazzo et al., TPAMI 2021, Eq. 5-6. Differs: as in `neural_maps`; not normalised.
+    """
+    trials = as_trials(eeg)
+    check_eeg(trials)
+    check_mode(score)
+    for name, value in {"n_draws": n_draws, "batch_size": batch_size}.items():
+        check_count(name, value)
+    _check_occlusion(trials, window=None, sfreq=sfreq)
+    drops = score_drops(
+        score,
+        trials,
+        matched_noise(trials, n_draws=n_draws, sfreq=sfreq, seed=seed),
+        channels=each_channel(trials),
+        times=whole(trials, 2),
+        batch_size=batch_size,
+        single=False,
+        progress=progress,
+    )  # (n, n_channels, 1, 1) or with k at the end
+    return drops[:, :, 0, 0].mean(0).to(trials)
+
+
+def feature_association(
+    score: Score,
+    eeg: torch.Tensor,
+    *,
+    n_draws: int = 16,
+    sfreq: float | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> torch.Tensor:
+    """How much more each channel matters once a feature of the picture is gone.
+
+    score : eeg (n, n_channels, n_times) to (n, 1 + m): against the whole picture, then against the picture
+        without each of m features or groups of features
+    eeg, n_draws, sfreq, batch_size : as in `channel_importance`
+
+    Returns (n_channels, m): importance of the channel without the feature less its importance with it, signed,
+    in units of the score. A negative value: the channel's part in the score came from the feature.
+    Raises ValueError for EEG, a setting or a score that does not fit.
+    Source: Palazzo et al., TPAMI 2021, Eq. 7-12. Differs: the mean over the features of a layer is the
+    caller's, by removing them as one group or averaging columns.
+    """
+    settings = {"n_draws": n_draws, "sfreq": sfreq, "batch_size": batch_size, "seed": seed}
+    importance = channel_importance(score, eeg, **settings, progress=progress)
+    if importance.ndim != 2 or importance.shape[1] < 2:
+        came = "(n,)" if importance.ndim == 1 else "(n, 1)"
+        raise ValueError(
+            f"Need scores (n, 1 + m), the whole picture first, then without each feature; got {came}."
+        )
+    return importance[:, 1:] - importance[:, :1]
+
+
+def kept_windows(
+    eeg: torch.Tensor,
+    windows: Sequence[tuple[float, float]] = PALAZZO_WINDOWS,
+    *,
+    sfreq: float,
+    tmin: float,
+    baseline: torch.Tensor,
+    taper: float = 0.02,
+) -> torch.Tensor:
+    """Copies of one response that each keep one window of time and hold the baseline elsewhere.
+
+    With a score of pictures against these copies, (n, k), one occlusion pass gives the picture's map for each
+    window.
+
+    eeg : one response (n_channels, n_times), e.g. the mean of the trials of a picture
+    windows : k times (start, stop), s
+    sfreq : sampling rate, Hz
+    tmin : time of the first sample, s
+    baseline : the response without information, e.g. the mean of all other trials; any shape that broadcasts
+    taper : length of the cosine between window and baseline, s, centred on the window's border, so that the
+        parts kept by two windows that touch add up; there is none at the trial's own ends
+
+    Returns (k, n_channels, n_times), on the EEG's device.
+    Raises ValueError for EEG, windows, a taper or a baseline that do not fit.
+    """
+    if isinstance(eeg, torch.Tensor) and eeg.ndim != 2:
+        raise ValueError(f"Need one response (n_channels, n_times), got shape {tuple(eeg.shape)}.")
+    check_eeg(as_trials(eeg))
+    check_sfreq(sfreq)
+    if not 0 <= taper < float("inf"):
+        raise ValueError(f"Need a taper of 0 s or more, got {taper}.")
+    if len(windows) == 0:
+        raise ValueError("Need at least one window, got none.")
+    rest = _baseline(baseline, eeg)
+    moments = tmin + torch.arange(eeg.shape[1], dtype=torch.float64) / sfreq
+    kept = [_kept(window, moments, 1 / sfreq, taper) for window in windows]
+    return rest + torch.stack(kept).to(eeg)[:, None] * (eeg.detach() - rest)  # (k, n_channels, n_times)
 
 
 def _integrated_gradients(
@@ -151,47 +279,18 @@ def _occlusion(
     if baseline is not None:
         raise ValueError("Occlusion draws noise and takes no baseline; use method='integrated_gradients'.")
     _check_occlusion(eeg, window=window, sfreq=sfreq)
-    n_channels, n_times = eeg.shape[1:]
-    span = window or n_times
-    starts = window_starts(n_times, span, span)
-    weights, lengths = cover_cells(starts, span, n_times)
-    generator = torch.Generator().manual_seed(seed)
-    mean = eeg.double().mean((0, 2))[:, None]  # (n_channels, 1)
-    deviation = eeg.double().std((0, 2), correction=0)[:, None]
-    maps = []
-    with torch.no_grad():
-        for trial in eeg:
-            draws = torch.randn(n_draws, n_channels, n_times, generator=generator, dtype=torch.float64)
-            noise = _low_pass(mean + deviation * draws.to(eeg.device), sfreq).to(eeg.dtype)
-            replaced = _replaced_scores(score, trial, noise, starts, span, batch_size)
-            drops = _one_score(score, trial[None]).cpu().double() - replaced
-            maps.append((drops @ weights).repeat_interleave(lengths, 1))
-    return torch.stack(maps).to(eeg)
-
-
-def _replaced_scores(
-    score: Score, trial: torch.Tensor, noise: torch.Tensor, starts: list[int], window: int, batch_size: int
-) -> torch.Tensor:
-    """Mean score over the draws for each replaced channel and window: (n_channels, n_windows), float64."""
-    n_draws, n_channels, n_times = noise.shape
-    jobs = torch.tensor(list(product(range(n_channels), starts, range(n_draws))), device=trial.device)
-    channels = torch.arange(n_channels, device=trial.device)[:, None]
-    times = torch.arange(n_times, device=trial.device)
-    scores = []
-    for batch in jobs.split(batch_size):
-        channel, start, draw = batch.T[:, :, None, None]
-        patch = (channels == channel) & (times >= start) & (times < start + window)
-        scores.append(_one_score(score, torch.where(patch, noise[draw[:, 0, 0]], trial)))
-    return torch.cat(scores).cpu().double().reshape(n_channels, len(starts), n_draws).mean(2)
-
-
-def _low_pass(noise: torch.Tensor, sfreq: float | None, *, cutoff: float = 100.0) -> torch.Tensor:
-    """The paper's H: nothing above 100 Hz is left; noise sampled at 200 Hz or less comes back as it is."""
-    if sfreq is None:
-        return noise
-    n_times = noise.shape[-1]
-    frequencies = torch.fft.rfftfreq(n_times, 1 / sfreq, device=noise.device)
-    return torch.fft.irfft(torch.fft.rfft(noise) * (frequencies <= cutoff), n=n_times)
+    span = window or eeg.shape[2]
+    starts = window_starts(eeg.shape[2], span, span)
+    weights, lengths = cover_cells(starts, span, eeg.shape[2])
+    drops = score_drops(
+        score,
+        eeg,
+        matched_noise(eeg, n_draws=n_draws, sfreq=sfreq, seed=seed),
+        channels=each_channel(eeg),
+        times=spans(eeg, starts, span),
+        batch_size=batch_size,
+    )[..., 0]  # (n, n_channels, n_windows)
+    return (drops @ weights).repeat_interleave(lengths, 2).to(eeg)
 
 
 def _one_score(score: Score, batch: torch.Tensor) -> torch.Tensor:
@@ -199,6 +298,28 @@ def _one_score(score: Score, batch: torch.Tensor) -> torch.Tensor:
     if values.ndim != 1:
         raise ValueError(f"Need one score per trial (n,), the score returned shape {tuple(values.shape)}.")
     return values
+
+
+def _kept(window: tuple[float, float], moments: torch.Tensor, period: float, taper: float) -> torch.Tensor:
+    """How much of each sample a window keeps, 0 to 1: (n_times,); period : from sample to sample, s."""
+    start, stop = window
+    first, last, near = moments[0].item(), moments[-1].item(), 1e-9
+    if not first - period / 2 <= start < stop <= last + period + near:
+        span = f"{first:g} to {last + period:g} s"
+        raise ValueError(f"Need windows (start, stop) within {span}, got ({start:g}, {stop:g}).")
+    if stop - start < max(taper, period) - near:
+        least = f"a sample ({period:g} s) or the taper ({taper:g} s)"
+        raise ValueError(f"Need windows no shorter than {least}, got ({start:g}, {stop:g}).")
+    rise = torch.ones_like(moments) if start <= first + near else _step(moments - start, taper)
+    fall = torch.zeros_like(moments) if stop > last + near else _step(moments - stop, taper)
+    return rise - fall
+
+
+def _step(time: torch.Tensor, taper: float) -> torch.Tensor:
+    """From 0 to 1 along half a cosine of length `taper` around time 0; time 0 itself counts as after it."""
+    if taper == 0:
+        return (time >= -1e-9).double()
+    return 0.5 - 0.5 * torch.cos(torch.pi * (time / taper + 0.5).clamp(0, 1))
 
 
 def _baseline(baseline: torch.Tensor | None, eeg: torch.Tensor) -> torch.Tensor:
@@ -214,24 +335,13 @@ def _baseline(baseline: torch.Tensor | None, eeg: torch.Tensor) -> torch.Tensor:
     return start.detach()
 
 
-def _check_eeg(eeg: torch.Tensor) -> None:
-    if not isinstance(eeg, torch.Tensor):
-        raise TypeError(f"Need the EEG as a tensor (n, n_channels, n_times), got {type(eeg).__name__}.")
-    if eeg.ndim != 3 or eeg.numel() == 0:
-        raise ValueError(f"Need EEG (n, n_channels, n_times) with samples in it, got {tuple(eeg.shape)}.")
-    if not eeg.is_floating_point():
-        raise ValueError(f"Need EEG as floats, in volts, got {eeg.dtype}.")
-    if not bool(torch.isfinite(eeg).all()):
-        raise ValueError("Need EEG of finite values, this has NaN or infinity.")
-
-
 def _check_occlusion(eeg: torch.Tensor, *, window: int | None, sfreq: float | None) -> None:
     if window is not None:
         check_count("window", window)
         if window > eeg.shape[2]:
             raise ValueError(f"Need a window within the trial ({eeg.shape[2]} samples), got {window}.")
-    if sfreq is not None and not 0 < sfreq < float("inf"):
-        raise ValueError(f"Need a positive sampling rate in Hz, got {sfreq}.")
+    if sfreq is not None:
+        check_sfreq(sfreq)
 
 
 def _check_differentiable(score: Score, eeg: torch.Tensor) -> None:

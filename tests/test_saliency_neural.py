@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from saliency.neural import neural_map, neural_maps
+from saliency.neural import (
+    PALAZZO_WINDOWS,
+    channel_importance,
+    feature_association,
+    kept_windows,
+    neural_map,
+    neural_maps,
+)
 
 METHODS = ["integrated_gradients", "occlusion"]
 
@@ -230,3 +237,141 @@ def test_a_network_in_training_mode_is_refused():
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(80, 1), nn.Flatten(0))
     with pytest.raises(ValueError, match="BatchNorm1d '0' is in training mode"):
         neural_map(net, recording())
+
+
+def test_channel_importance_is_the_mean_of_whole_row_occlusion():
+    net, eeg = small_net(), recording()
+    rows = neural_maps(net, eeg, method="occlusion", sfreq=300.0, seed=2)[..., 0]
+    torch.testing.assert_close(channel_importance(net, eeg, sfreq=300.0, seed=2), rows.mean(0))
+    torch.testing.assert_close(
+        channel_importance(net, eeg[0], batch_size=7), channel_importance(net, eeg[:1]), atol=1e-6, rtol=1e-4
+    )
+
+
+def test_k_scores_at_once_are_k_scores_one_by_one():
+    net, eeg = small_net(), recording()
+    both = channel_importance(lambda x: torch.stack([net(x), planted(x), net(x) ** 2], 1), eeg)
+    assert both.shape == (4, 3)
+    for column, score in enumerate([net, planted, lambda x: net(x) ** 2]):
+        torch.testing.assert_close(both[:, column], channel_importance(score, eeg), atol=1e-6, rtol=1e-4)
+    assert channel_importance(lambda x: net(x)[:, None], eeg).shape == (4, 1)
+
+
+def test_only_the_planted_channel_is_important():
+    heat = channel_importance(planted, 3 + recording(20))
+    assert heat[2] != 0
+    assert bool((heat[[0, 1, 3]] == 0).all())
+
+
+def test_channel_importance_of_a_linear_score_has_a_closed_form():
+    eeg, weight = 2 + recording(30), recording(1, seed=1)[0]
+    rise = torch.linspace(-1, 1, 20)
+    eeg = eeg + rise  # a response, else the fall of a linear score averages to nothing
+    heat = channel_importance(lambda x: (x * weight).sum((1, 2)), eeg, n_draws=200)
+    expected = ((eeg - eeg.mean((0, 2))[:, None]) * weight).sum(2).mean(0)
+    spread = eeg.std((0, 2)) * weight.square().sum(1).sqrt() / (30 * 200) ** 0.5
+    assert bool(((heat - expected).abs() < 5 * spread).all())
+    assert bool((expected.abs() > 5 * spread).any())
+
+
+def test_association_is_the_importance_without_the_feature_less_that_with_it():
+    eeg = recording(30) + torch.linspace(-1, 1, 20)
+    weights = recording(3, seed=1)  # the picture, and the picture without each of two features
+    weights[2] = weights[0]  # the second feature does not matter
+    weights[1, :3] = weights[0, :3]  # the first one matters to the last channel alone
+
+    def score(x):
+        return torch.einsum("nct,kct->nk", x, weights)
+
+    heat = feature_association(score, eeg, n_draws=100)
+    assert heat.shape == (4, 2)
+    lost = weights[1, 3] - weights[0, 3]
+    expected = ((eeg[:, 3] - eeg[:, 3].mean()) * lost).sum(1).mean()
+    spread = eeg[:, 3].std() * lost.square().sum().sqrt() / (30 * 100) ** 0.5
+    assert abs(heat[3, 0] - expected) < 5 * spread < abs(expected)
+    heat[3, 0] = 0
+    assert heat.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("score", "message"), [(planted, r"got \(n,\)"), (lambda x: planted(x)[:, None], r"got \(n, 1\)")]
+)
+def test_association_needs_a_score_for_each_feature(score, message):
+    with pytest.raises(ValueError, match=message):
+        feature_association(score, recording())
+
+
+@pytest.mark.parametrize("explain", [channel_importance, feature_association])
+def test_importance_refuses_what_does_not_fit(explain):
+    with pytest.raises(ValueError, match=r"n_draws .* got 0"):
+        explain(planted, recording(), n_draws=0)
+    with pytest.raises(ValueError, match="sampling rate in Hz, got -1"):
+        explain(planted, recording(), sfreq=-1)
+    with pytest.raises(ValueError, match=r"\(20,\)"):
+        explain(planted, recording()[0, 0])
+    with pytest.raises(ValueError, match=r"returned shape \(3, 2, 2\)"):
+        explain(lambda x: x[:, :2, :2], recording())
+
+
+def test_a_kept_window_holds_the_response_inside_and_the_baseline_outside():
+    eeg, baseline = recording(1, 4, 200)[0], recording(1, 4, 200, seed=1)[0]
+    copies = kept_windows(eeg, [(0.1, 0.3), (0.5, 0.8)], sfreq=200.0, tmin=-0.1, baseline=baseline)
+    times = -0.1 + torch.arange(200) / 200
+    assert copies.shape == (2, 4, 200)
+    for copy, (start, stop) in zip(copies, [(0.1, 0.3), (0.5, 0.8)], strict=True):
+        inside = (times > start + 0.011) & (times < stop - 0.011)
+        outside = (times < start - 0.011) | (times > stop + 0.011)
+        torch.testing.assert_close(copy[:, inside], eeg[:, inside])
+        assert torch.equal(copy[:, outside], baseline[:, outside])
+        border = (times - start).abs() < 1e-6
+        torch.testing.assert_close(copy[:, border], (eeg + baseline)[:, border] / 2)
+
+
+@pytest.mark.parametrize("taper", [0.0, 0.005, 0.02, 0.1])
+def test_windows_that_tile_the_trial_add_up_to_the_response(taper):
+    eeg, baseline = recording(1, 4, 150)[0], recording(1, 4, 1, seed=1)[0]
+    tiles = [(-0.2, 0.0), (0.0, 0.25), (0.25, 0.4), (0.4, 0.55)]
+    copies = kept_windows(eeg, tiles, sfreq=200.0, tmin=-0.2, baseline=baseline, taper=taper)
+    torch.testing.assert_close((copies - baseline).sum(0), eeg - baseline, atol=1e-5, rtol=1e-5)
+    whole = kept_windows(eeg, [(-0.2, 0.55)], sfreq=200.0, tmin=-0.2, baseline=baseline, taper=taper)
+    torch.testing.assert_close(whole[0], eeg)
+
+
+def test_without_a_taper_a_window_is_its_samples():
+    copies = kept_windows(
+        torch.ones(1, 20), [(0.05, 0.1)], sfreq=100.0, tmin=0.0, baseline=torch.zeros(1), taper=0
+    )
+    assert copies[0, 0].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
+
+
+def test_the_papers_windows_fit_the_papers_trials():
+    eeg = torch.ones(2, 440)
+    copies = kept_windows(eeg, sfreq=1000.0, tmin=0.02, baseline=torch.zeros(2, 1))
+    assert copies.shape == (len(PALAZZO_WINDOWS), 2, 440)
+    assert copies[0, 0, 0] == 1
+    assert copies[2, 0, -1] == 1
+    lengths = copies[:, 0].sum(1) / 1000  # half of each taper counts
+    torch.testing.assert_close(lengths, torch.tensor([0.22, 0.22, 0.22]), atol=0.001, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("eeg", "settings", "message"),
+    [
+        (torch.ones(1, 2, 100), {}, r"one response .*\(1, 2, 100\)"),
+        (torch.full((2, 100), torch.nan), {}, "NaN"),
+        (torch.ones(2, 100), {"windows": []}, "got none"),
+        (torch.ones(2, 100), {"windows": [(0.5, 1.2)]}, r"within 0 to 1 s, got \(0.5, 1.2\)"),
+        (torch.ones(2, 100), {"windows": [(-0.1, 0.2)]}, r"within 0 to 1 s, got \(-0.1, 0.2\)"),
+        (torch.ones(2, 100), {"windows": [(0.3, 0.2)]}, r"got \(0.3, 0.2\)"),
+        (torch.ones(2, 100), {"windows": [(0.3, 0.31)]}, r"the taper \(0.02 s\), got \(0.3, 0.31\)"),
+        (torch.ones(2, 100), {"windows": [(0.3, 0.305)], "taper": 0}, r"a sample \(0.01 s\).*\(0.3, 0.305\)"),
+        (torch.ones(2, 100), {"taper": -1.0}, "got -1.0"),
+        (torch.ones(2, 100), {"sfreq": 0.0}, "got 0.0"),
+        (torch.ones(2, 100), {"baseline": torch.zeros(3, 1)}, r"\(3, 1\) for EEG \(2, 100\)"),
+        (torch.ones(2, 100), {"baseline": torch.full((2, 1), torch.nan)}, "baseline .* NaN"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(eeg, settings, message):
+    plain = {"windows": [(0.2, 0.4)], "sfreq": 100.0, "tmin": 0.0, "baseline": torch.zeros(2, 1)}
+    with pytest.raises(ValueError, match=message):
+        kept_windows(eeg, **{**plain, **settings})

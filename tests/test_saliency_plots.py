@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from saliency.plots import evoked, neural_figure, overlay, saliency_figure
+from saliency.plots import band_figure, evoked, neural_figure, overlay, saliency_figure, time_strip
 
 
 def picture(height: int = 24, width: int = 30) -> torch.Tensor:
@@ -185,4 +185,134 @@ def test_no_figure_enters_pyplot():
     before = plt.get_fignums()
     saliency_figure(picture(), torch.eye(24, 30), torch.eye(24, 30))
     neural_figure(torch.randn(6, 50), recording_info(), 0.0)
+    band_figure(torch.randn(6, 1), recording_info(), ["alpha"])
+    time_strip(picture(), torch.eye(24, 30)[None], [(0.0, 0.1)])
     assert plt.get_fignums() == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_mne_draws_the_evoked_map_in_units_of_the_score():
+    import matplotlib.pyplot as plt
+
+    heat = np.zeros((6, 40))
+    heat[4, 25] = 3.0
+    result = evoked(heat, recording_info(), -0.1)
+    heads_alone = result.plot_topomap(times=[0.0, 0.15], scalings=1, units="score", show=False)
+    titles = {axes.get_title() for axes in heads_alone.axes}
+    assert {"0.000 s", "0.150 s", "score"} <= titles
+    joint = result.plot_joint(
+        times=[0.15],
+        ts_args={"scalings": {"eeg": 1}, "units": {"eeg": "score"}},
+        topomap_args={"scalings": 1},
+        show=False,
+    )
+    lines = next(axes for axes in joint.axes if axes.get_ylabel() == "score")
+    drawn = np.array([line.get_ydata() for line in lines.lines if len(line.get_ydata()) == 40])
+    assert drawn.max() == pytest.approx(3.0)
+    plt.close("all")
+
+
+def grid(figure: Figure) -> list:
+    return [axes for axes in figure.axes if axes.images]
+
+
+WINDOWS = [(0.02, 0.24), (0.13, 0.35)]
+
+
+def test_a_strip_shares_one_limit_over_windows_and_control(tmp_path):
+    maps, control = torch.zeros(2, 24, 30), torch.zeros(2, 24, 30)
+    maps[0, 4:9, 4:9], maps[1, 10:12], control[1, 3] = 0.5, -1.0, 4.0
+    figure = time_strip(picture(), maps, WINDOWS, control=control, unit="F")
+    panels = [axes.images[0].get_array() for axes in grid(figure)]
+    assert len(panels) == 5
+    assert np.array_equal(panels[0], as_bytes(picture()))
+    for panel, heat in zip(panels[1:], [*maps, *control], strict=True):
+        assert np.array_equal(panel, overlay(picture(), heat, limit=4.0))
+    figure.savefig(tmp_path / "figure.png")
+    words = {text.get_text() for text in figure.findobj(lambda thing: hasattr(thing, "get_text"))}
+    assert {"Picture", "20 to 240 ms", "130 to 350 ms", "EEG", "Shuffled EEG", "F", "+4", "−4"} <= words
+
+
+def test_a_strip_without_control_is_one_row(tmp_path):
+    figure = time_strip(picture(), torch.zeros(2, 24, 30).numpy(), WINDOWS)
+    assert len(grid(figure)) == 3
+    figure.savefig(tmp_path / "figure.png")
+    words = {text.get_text() for text in figure.findobj(lambda thing: hasattr(thing, "get_text"))}
+    assert "Shuffled EEG" not in words
+
+
+@pytest.mark.parametrize(
+    ("maps", "settings", "message"),
+    [
+        (torch.zeros(24, 30), {}, r"each of 2 windows, got shape \(24, 30\)"),
+        (torch.zeros(3, 24, 30), {}, r"each of 2 windows, got shape \(3, 24, 30\)"),
+        (torch.full((2, 24, 30), torch.nan), {}, "NaN"),
+        (torch.zeros(2, 24, 30), {"control": torch.zeros(1, 24, 30)}, r"\(1, 24, 30\)"),
+        (torch.zeros(2, 24, 30), {"windows": [(0.1, 0.2), (0.4, 0.3)]}, r"got \(0.4, 0.3\)"),
+        (torch.zeros(2, 24, 30), {"titles": ()}, "each of 1 rows, got 0"),
+    ],
+)
+def test_a_strip_that_does_not_fit_is_refused(maps, settings, message):
+    with pytest.raises(ValueError, match=message):
+        time_strip(picture(), maps, **{"windows": WINDOWS, **settings})
+
+
+def test_a_head_for_each_band_with_one_scale(tmp_path):
+    values = torch.zeros(6, 2)
+    values[4, 1] = -2.0
+    figure = band_figure(values, recording_info(), {"theta": (4, 8), "alpha": (8, 13)}, unit="F")
+    assert [axes.get_title() for axes in grid(figure)] == ["theta, 4–8 Hz", "alpha, 8–13 Hz"]
+    limits = {axes.images[0].get_clim() for axes in grid(figure)}
+    assert limits == {(-2.0, 2.0)}
+    assert np.abs(grid(figure)[0].images[0].get_array()).max() == 0
+    assert grid(figure)[1].images[0].get_array().min() < -1
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_bands_without_positions_are_an_image(tmp_path):
+    values = torch.randn(6, 2)
+    mask = values > 0.5
+    figure = band_figure(values, recording_info(None), ["theta", "alpha"], mask=mask)
+    image = grid(figure)[0].images[0]
+    assert np.allclose(image.get_array(), values)
+    assert [label.get_text() for label in grid(figure)[0].get_xticklabels()] == ["theta", "alpha"]
+    figure.savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        (torch.zeros(5, 2), {}, r"6 channels, n_bands.*\(5, 2\)"),
+        (torch.zeros(6), {}, r"\(6,\)"),
+        (torch.full((6, 2), torch.inf), {}, "infinity"),
+        (torch.zeros(6, 3), {}, "each of 3 bands, got 2"),
+        (torch.zeros(6, 2), {"mask": torch.zeros(6, 3) > 0}, r"\(6, 2\), got bool \(6, 3\)"),
+        (torch.zeros(6, 2), {"mask": torch.zeros(6, 2)}, "got float32"),
+    ],
+)
+def test_bands_that_do_not_fit_are_refused(values, settings, message):
+    with pytest.raises(ValueError, match=message):
+        band_figure(values, recording_info(), ["theta", "alpha"], **settings)
+
+
+def outline(figure: Figure) -> set:
+    axes = next(axes for axes in figure.axes if axes.get_xlabel() == "time (ms)")
+    lines = [line for collection in axes.collections for line in collection.get_segments()]
+    return {tuple(sorted((round(x), y) for x, y in line)) for line in lines}
+
+
+def test_a_mask_is_outlined_cell_by_cell_and_marks_its_electrodes(tmp_path):
+    mask = np.zeros((6, 50), bool)
+    mask[2, 30:32] = mask[3, 30] = True
+    figure = neural_figure(torch.randn(6, 50), recording_info(), 0.0, times=(0.3, 0.1), mask=mask)
+    square = {((295, 1.5), (305, 1.5)), ((305, 1.5), (315, 1.5)), ((295, 1.5), (295, 2.5))}
+    square |= {((315, 1.5), (315, 2.5)), ((305, 2.5), (315, 2.5)), ((305, 2.5), (305, 3.5))}
+    square |= {((295, 3.5), (305, 3.5)), ((295, 2.5), (295, 3.5))}
+    assert outline(figure) == square
+    marked = [line for axes in grid(figure) for line in axes.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in marked] == [2]
+    assert all(line.get_linewidth() == 0 for line in marked)
+    figure.savefig(tmp_path / "figure.png")
+    assert outline(neural_figure(torch.randn(6, 50), recording_info(), 0.0)) == set()
+    with pytest.raises(ValueError, match=r"\(6, 50\), got bool \(6, 49\)"):
+        neural_figure(torch.randn(6, 50), recording_info(), 0.0, mask=mask[:, 1:])

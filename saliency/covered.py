@@ -1,0 +1,152 @@
+"""Scores of a picture's copies with one window covered: only what a window changes is computed, where that can be."""
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from saliency.fills import Fill, fill_patches
+from saliency.locality import LocalScore
+from saliency.memory import inputs_within
+from saliency.scores import Score, evaluate, finite
+from saliency.tracing import Pair, Step, trace
+
+logger = logging.getLogger(__name__)
+
+EXACT = 1e-4  # of the scores' range: by how much the local way may differ from the plain one
+_traced: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+
+
+class CoveredScores:
+    """Scores of copies of one picture, by the corners of their covered windows.
+
+    A network of convolutions, pools, batch norms in evaluation mode and point-wise operations takes the local
+    way (`saliency.locality`), anything else the plain one; the log says which, and why. The local way is
+    compared with the plain one on one window, and left where they differ.
+
+    clean : the clean picture's scores (k,), float64
+    single : whether the score gives (n,) instead of (n, k)
+    dtype : of the maps: the score's, but at least float32
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        image: Tensor,
+        *,
+        window: int,
+        fill: Fill,
+        batch_size: int,
+        max_memory: int | None,
+        precision: str,
+        seed: int,
+    ) -> None:
+        self.score, self.image, self.window, self.fill, self.seed = score, image, window, fill, seed
+        self.autocast = nullcontext()
+        if precision == "bfloat16":
+            self.autocast = torch.autocast(image.device.type, torch.bfloat16)
+        self.batch_size = inputs_within(score, image, batch_size, max_memory)
+        with torch.no_grad():
+            self._first = self._evaluate(image[None])
+            self._local = self._local_way(max_memory) if precision == "float32" else None
+        self.single, self.clean = self._first.ndim == 1, self._first.reshape(-1).cpu().double()
+        self.dtype = torch.promote_types(self._first.dtype, torch.float32)
+
+    def __call__(self, corners: Sequence[Pair], *, bar: Callable[[Iterable], Iterable] = iter) -> Tensor:
+        """Scores (n, k), float64; `bar` goes around the list of batches, e.g. to show progress."""
+        with torch.no_grad():
+            if self._local:
+                values = self._locally(corners, bar)
+                if self._is_right(corners, values):
+                    return values
+                self._local = None
+            return self._plainly(corners, bar)
+
+    def _plainly(self, corners: Sequence[Pair], bar: Callable) -> Tensor:
+        values = [self._evaluate(self._covered(part)) for part in bar(_batches(corners, self.batch_size))]
+        return _flat(finite(torch.cat(values)))
+
+    def _locally(self, corners: Sequence[Pair], bar: Callable) -> Tensor:
+        order = sorted(range(len(corners)), key=lambda i: self._local.reach(corners[i], self.window))
+        values = []
+        for part in bar(_batches([corners[i] for i in order], self._local.n)):
+            filled = [*part, *[part[-1]] * (self._local.n - len(part))]  # it takes batches of one size alone
+            values.append(self._local(self._patches(filled), filled)[: len(part)])
+        return _flat(finite(torch.cat(values)))[torch.tensor(order).argsort()]
+
+    def _is_right(self, corners: Sequence[Pair], values: Tensor) -> bool:
+        middle = len(corners) // 2
+        plain = _flat(self._evaluate(self._covered(corners[middle : middle + 1])))[0]
+        span = (torch.maximum(values.amax(0), self.clean) - torch.minimum(values.amin(0), self.clean)).max()
+        difference = (values[middle] - plain).abs().max()
+        if difference <= EXACT * span + 1e-6 * plain.abs().max():
+            return True
+        logger.warning(
+            "The fast way differs from the plain one by %.2g of the map's range; the plain one is taken.",
+            difference / span,
+        )
+        return False
+
+    def _local_way(self, max_memory: int | None) -> LocalScore | None:
+        """The traced score on this picture; None, and why in the log, where it takes the plain way."""
+        why = "it is not a torch.nn.Module"
+        if isinstance(self.score, nn.Module):
+            steps, why = _trace(self.score, self.image, self.batch_size)
+            if steps and max_memory and LocalScore.bytes_kept(steps) > max_memory // 2:
+                why = "max_memory leaves no room for the clean picture's maps"
+            elif steps:
+                return LocalScore(steps, self.image)
+        logger.info("Occlusion computes the whole score for every window: %s.", why)
+        return None
+
+    def _covered(self, corners: Sequence[Pair]) -> Tensor:
+        copies = self.image.repeat(len(corners), 1, 1, 1)
+        for copy, patch, (top, left) in zip(copies, self._patches(corners), corners, strict=True):
+            copy[:, top : top + self.window, left : left + self.window] = patch
+        return copies
+
+    def _patches(self, corners: Sequence[Pair]) -> Tensor:
+        return fill_patches(self.image, corners, self.window, fill=self.fill, seed=self.seed)
+
+    def _evaluate(self, batch: Tensor) -> Tensor:
+        with self.autocast:
+            return evaluate(self.score, batch, like=getattr(self, "_first", None))
+
+
+def _trace(score: nn.Module, image: Tensor, batch_size: int) -> tuple[list[Step] | None, str]:
+    """The score's steps, kept for the next picture, or None and why the local way is not for it."""
+    if image.is_cuda:
+        return None, "on a GPU many small operations are slower than few large ones"
+    tensors = [*score.parameters(), *score.buffers()]
+    state = [(id(t), None if t.is_inference() else t._version) for t in tensors]
+    key = (batch_size, image.shape, image.dtype)
+    kept = _traced.setdefault(score, {})
+    if kept.get("state") != state:
+        kept.clear()
+        kept["state"] = state
+    if key not in kept:
+        kept[key] = _steps_or_reason(score, image.new_zeros(batch_size, *image.shape))
+    return kept[key]
+
+
+def _steps_or_reason(score: nn.Module, batch: Tensor) -> tuple[list[Step] | None, str]:
+    try:
+        steps = trace(score, batch)
+    except Exception as error:  # torch has many words for what it cannot trace
+        return None, f"it cannot be traced ({type(error).__name__})"
+    local = LocalScore.n_local(steps)
+    if local < 2:
+        return None, "operations that see the whole picture come first"
+    logger.info("Occlusion computes %d of %d operations where a window matters.", local, len(steps))
+    return steps, ""
+
+
+def _batches(items: Sequence, size: int) -> list[Sequence]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).cpu().double()
