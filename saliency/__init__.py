@@ -2,18 +2,20 @@
 
 from importlib import import_module
 
-_PUBLIC = {
-    "occlusion_map": "image",
-    "multiscale_map": "image",
-    "peak": "image",
-    "region_hit": "image",
-    "neural_map": "neural",
-    "neural_maps": "neural",
-    "evoked": "plots",
-    "overlay": "plots",
-    "saliency_figure": "plots",
-    "neural_figure": "plots",
+_NAMES = {
+    "image": "occlusion_map occlusion_steps multiscale_map rise_map gradient_map peak region_hit",
+    "fills": "fill_patches fill_picture",
+    "neural": "neural_map neural_maps channel_importance feature_association kept_windows",
+    "bands": "band_map band_maps window_map window_maps",
+    "clusters": "cluster_test",
+    "dependence": "eeg_dependence map_z",
+    "sanity": "randomised sanity_checks map_verdict",
+    "baselines": "centre_map edge_map",
+    "evaluation": "fixation_scores fixation_density pointing_hit deletion_insertion",
+    "fixations": "FixationSet read_fixations other_pictures_map score_pictures score_viewers bootstrap_pictures",
+    "plots": "evoked overlay saliency_figure neural_figure band_figure time_strip sanity_figure",
 }
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_PUBLIC)
 

@@ -12,12 +12,11 @@ from saliency.replacement import (
     check_sfreq,
     each_channel,
     matched_noise,
-    pick,
     score_drops,
     spans,
     whole,
 )
-from saliency.scores import Score, check_count, check_mode
+from saliency.scores import Score, check_count, check_mode, pick
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from saliency.tracing import Pair, Step, trace
 
 logger = logging.getLogger(__name__)
 
+PLAIN_BATCH = 4  # pictures at a time, at most, where a processor computes them whole: more are slower
 EXACT = 1e-4  # of the scores' range: by how much the local way may differ from the plain one
 _traced: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
 
@@ -59,14 +60,18 @@ class CoveredScores:
         """Scores (n, k), float64; `bar` goes around the list of batches, e.g. to show progress."""
         with torch.no_grad():
             if self._local:
-                values = self._locally(corners, bar)
-                if self._is_right(corners, values):
-                    return values
+                try:
+                    values = self._locally(corners, bar)
+                    if self._is_right(corners, values):
+                        return values
+                except RuntimeError as error:  # torch's own, e.g. a geometry that a library refuses
+                    logger.warning("The fast way failed (%s); the plain one is taken.", error)
                 self._local = None
             return self._plainly(corners, bar)
 
     def _plainly(self, corners: Sequence[Pair], bar: Callable) -> Tensor:
-        values = [self._evaluate(self._covered(part)) for part in bar(_batches(corners, self.batch_size))]
+        size = self.batch_size if self.image.is_cuda else min(self.batch_size, PLAIN_BATCH)
+        values = [self._evaluate(self._covered(part)) for part in bar(_batches(corners, size))]
         return _flat(finite(torch.cat(values)))
 
     def _locally(self, corners: Sequence[Pair], bar: Callable) -> Tensor:

@@ -1,15 +1,11 @@
 """What a map puts into the covered part of a picture: grey, noise, a blur, or the surroundings carried on."""
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from saliency.scores import check_count, check_picture
-
-T = TypeVar("T")
+from saliency.scores import check_count, check_picture, pick
 
 Fill = float | str | Sequence[float] | torch.Tensor
 
@@ -79,15 +75,6 @@ def check_fill(fill: Fill, image: torch.Tensor) -> None:
     if not bool(((values >= 0) & (values <= 1)).all()):  # false for NaN too
         low, high = values.min().item(), values.max().item()
         raise ValueError(f"Need fill from 0 to 1, like the picture, got {low:g} to {high:g}.")
-
-
-def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """The entry of `known` called `name`; raises ValueError that lists the names and guesses the right one."""
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(sorted(known))}.")
 
 
 def _values(fill: float | Sequence[float] | torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from saliency.fills import Fill, fill_picture, pick
-from saliency.scores import Score, check_count, check_mode, check_picture, evaluate
+from saliency.fills import Fill, fill_picture
+from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, pick
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Which part of a picture a score depends on: occlusion maps, and where they peak."""
+"""Which part of a picture a score depends on: occlusion here, RISE and gradients beside it; where maps peak."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from saliency.covered import CoveredScores
-from saliency.fills import Fill, check_fill, pick
-from saliency.scores import Score, check_count, check_mode, check_picture
+from saliency.fills import Fill, check_fill
+from saliency.gradients import gradient_map as gradient_map
+from saliency.rise import rise_map as rise_map
+from saliency.scores import Score, check_count, check_mode, check_picture, pick
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ def occlusion_map(
     window: int = 32,
     stride: int = 16,
     fill: Fill = 0.5,
-    batch_size: int = 8,
+    batch_size: int = 16,
     max_memory: int | None = None,
     precision: str = "float32",
     seed: int = 0,
@@ -40,7 +42,7 @@ def occlusion_map(
         end at the border, so that every pixel is covered
     fill : what is put into the square, in the picture's 0 to 1, before any normalisation inside the score: a
         grey value, a colour, "mean", "blur", "noise", "inpaint" or a picture, as in `saliency.fills.fill_patches`
-    batch_size : covered copies held in memory at a time
+    batch_size : covered copies held in memory at a time, at most
     max_memory : bytes for those copies and what the score makes of them; the batch shrinks to fit
     precision : "bfloat16" runs the score under autocast, in less time where the device is made for it; the log
         gives the difference that it made on a few windows
@@ -68,7 +70,7 @@ def occlusion_steps(
     window: int = 32,
     stride: int = 16,
     fill: Fill = 0.5,
-    batch_size: int = 8,
+    batch_size: int = 16,
     max_memory: int | None = None,
     seed: int = 0,
 ) -> Iterator[torch.Tensor]:
@@ -98,7 +100,7 @@ def multiscale_map(
     windows: Sequence[int] | str = (17, 33, 65),
     stride: int | None = None,
     fill: Fill = 0.5,
-    batch_size: int = 8,
+    batch_size: int = 16,
     max_memory: int | None = None,
     precision: str = "float32",
     seed: int = 0,

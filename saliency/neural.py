@@ -21,12 +21,11 @@ from saliency.replacement import (
     check_sfreq,
     each_channel,
     matched_noise,
-    pick,
     score_drops,
     spans,
     whole,
 )
-from saliency.scores import Score, check_count, check_mode, evaluate, finite
+from saliency.scores import Score, check_count, check_mode, evaluate, finite, pick
 
 PALAZZO_WINDOWS = ((0.02, 0.24), (0.13, 0.35), (0.24, 0.46))  # s, as in TPAMI 2021
 

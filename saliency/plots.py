@@ -1,6 +1,6 @@
 """Drawings of saliency maps over a picture, the scalp and time: warm supports the score, cold opposes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -181,3 +181,28 @@ def _outline(axes: Axes, box: tuple[int, int, int, int], shape: tuple[int, int])
     )
     frame.set_path_effects([Stroke(linewidth=2.6, foreground="#00000080"), Normal()])
     axes.add_patch(frame)
+
+
+def sanity_figure(image: torch.Tensor, own: Heat, alternatives: Mapping[str, Heat | str]) -> Figure:
+    """The picture and its map beside maps that should differ from it, each on a colour scale of its own.
+
+    image : (3, h, w), 0 to 1
+    own : (h, w), signed
+    alternatives : name -> map (h, w), or maps (k, h, w), of which the first is drawn; a sentence instead of a
+        map says why it was not made and is left out, as `saliency.sanity.sanity_checks` takes them
+
+    Raises ValueError for a picture or map that does not fit.
+    """
+    picture = _picture(image)
+    panels = [("picture", _bytes(picture)), ("map", overlay(image, own))]
+    for name, heat in alternatives.items():
+        if not isinstance(heat, str):
+            first = heat[0] if np.ndim(heat) == 3 else heat
+            panels.append((name.replace("_", " ").replace("eeg", "EEG"), overlay(image, first)))
+    n_columns = min(len(panels), 5)
+    n_rows = -(-len(panels) // n_columns)
+    figure = blank_figure(1.9 * n_columns, n_rows * (0.35 + 1.9 * picture.shape[0] / picture.shape[1]))
+    cells = figure.add_gridspec(n_rows, n_columns)
+    for cell, (name, panel) in zip(cells, panels, strict=False):
+        _strip_panel(figure, cell, panel, name)
+    return figure

@@ -1,15 +1,11 @@
 """Scores of EEG of which a part is replaced, many draws at a time: what the brain-side maps are made of."""
 
-import difflib
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
 
 from saliency.scores import Score, evaluate, finite
-
-T = TypeVar("T")
 
 
 def score_drops(
@@ -101,15 +97,6 @@ def check_sfreq(sfreq: float) -> None:
 def as_trials(eeg: torch.Tensor) -> torch.Tensor:
     """One trial (n_channels, n_times) as a batch of one; anything else as it came."""
     return eeg[None] if isinstance(eeg, torch.Tensor) and eeg.ndim == 2 else eeg
-
-
-def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """The entry of `known` called `name`; raises ValueError that lists the names and guesses the right one."""
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(sorted(known))}.")
 
 
 def _clean_scores(score: Score, eeg: torch.Tensor, batch_size: int) -> torch.Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from saliency.fills import Fill, fill_picture, pick
+from saliency.fills import Fill, fill_picture
 from saliency.memory import inputs_within
-from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, finite
+from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, finite, pick
 
 
 def rise_map(

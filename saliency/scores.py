@@ -1,10 +1,14 @@
 """What a score is, and the checks that every kind of map makes of it, its input and its settings."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
 from numbers import Integral
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+T = TypeVar("T")
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 
@@ -72,3 +76,12 @@ def finite(values: torch.Tensor) -> torch.Tensor:
     if bad:
         raise ValueError(f"Need finite scores, {bad} of {values.numel()} are NaN or infinite.")
     return values
+
+
+def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """The entry of `known` called `name`; raises ValueError that lists the names and guesses the right one."""
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(sorted(known))}.")

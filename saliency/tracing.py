@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,12 @@ _BINARY = {
     getattr(getattr(aten, f), kind) for f in ("add", "sub", "mul", "div") for kind in ("Tensor", "Scalar")
 }
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.native_batch_norm.default}
+_ACTIVATIONS = {  # what oneDNN computes with a convolution: its name, and the numbers where none are given
+    aten.relu.default: ("relu",),
+    aten.hardtanh.default: ("hardtanh", -1.0, 1.0),
+    aten.silu.default: ("swish",),
+    aten.hardswish.default: ("hardswish",),
+}
 _ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 _SHARED = {
     aten.clone.default,
@@ -161,11 +167,20 @@ def _generic(node: fx.Node, known: dict, *values: Tensor) -> Tensor:
 def _pointwise(node: fx.Node, known: dict) -> Step | None:
     if len(node.all_input_nodes) != 1:
         return None
+    before = known[node.args[0]]
+    if node.target in _ACTIVATIONS and isinstance(before, _Convolution) and _is_free(before, node.args[0]):
+        numbers = node.args[1:] or _ACTIVATIONS[node.target][1:]
+        return before.activated((_ACTIVATIONS[node.target][0], *map(float, numbers)))
     made = Step("pointwise", partial(_with_rest, node.target, node), [known[node.args[0]]])
     twin = getattr(aten, node.target._schema.name.removeprefix("aten::") + "_", None)
     if hasattr(twin, "default") and node.target not in _SHARED:
         made.in_place = partial(_with_rest, twin.default, node)
     return made
+
+
+def _is_free(convolution: "_Convolution", node: fx.Node) -> bool:
+    """Whether nothing else reads the convolution, and nothing has been taken into it."""
+    return len(node.users) == 1 and convolution.activation == ("none",) and _has_onednn(convolution.weight)
 
 
 def _with_rest(target: Callable, node: fx.Node, value: Tensor) -> Tensor:
@@ -191,18 +206,33 @@ def _convolving(parent: Step, weight: Tensor, bias, before, after, stride, dilat
 
 
 class _Convolution(Step):
-    """A convolution, which a batch norm behind it can change."""
+    """A convolution, which takes a batch norm and a simple activation behind it into itself.
+
+    activation : oneDNN's name of what follows, and its numbers; ("none",) for nothing
+    """
 
     def __init__(
-        self, parent: Step, kernel: Kernel, weight: Tensor, bias, dilation: Pair, groups: int
+        self,
+        parent: Step,
+        kernel: Kernel,
+        weight: Tensor,
+        bias: Tensor | None,
+        dilation: Pair,
+        groups: int,
+        activation: tuple = ("none",),
     ) -> None:
         super().__init__("kernel", self._run, [parent], kernel, self._inside)
         self.weight, self.bias = weight.contiguous(memory_format=torch.channels_last), bias
-        self.dilation, self.groups = dilation, groups
+        self.dilation, self.groups, self.activation = dilation, groups, activation
 
     def _inside(self, value: Tensor, padding: Sequence[int] = (0, 0)) -> Tensor:
-        return torch.conv2d(
-            value, self.weight, self.bias, self.kernel.stride, padding, self.dilation, self.groups
+        geometry = (padding, self.kernel.stride, self.dilation, self.groups)
+        if self._packed is None:
+            geometry = (self.kernel.stride, padding, self.dilation, self.groups)
+            return torch.conv2d(value, self.weight, self.bias, *geometry)
+        name, *numbers = self.activation
+        return torch.ops.mkldnn._convolution_pointwise(
+            value, self._packed, self.bias, *geometry, name, numbers, ""
         )
 
     def _run(self, value: Tensor) -> Tensor:
@@ -210,11 +240,29 @@ class _Convolution(Step):
             return self._inside(value, self.kernel.before)
         return self._inside(self.kernel.pad(value))
 
+    @cached_property
+    def _packed(self) -> Tensor | None:
+        """The weights in oneDNN's own order, so that they are not put into it in every call."""
+        if not _has_onednn(self.weight):
+            return None
+        geometry = (self.kernel.before, self.kernel.stride, self.dilation, self.groups)
+        return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, self.parents[0].shape)
+
     def scaled(self, scale: Tensor, shift: Tensor) -> "_Convolution":
-        """The convolution with what follows it, times `scale` plus `shift` for each channel, in one."""
+        """This and what follows it, times `scale` plus `shift` for each channel, as one convolution."""
         bias = shift if self.bias is None else self.bias * scale + shift
         weight = self.weight * scale.view(-1, 1, 1, 1)
         return _Convolution(self.parents[0], self.kernel, weight, bias, self.dilation, self.groups)
+
+    def activated(self, activation: tuple) -> "_Convolution":
+        """This and the activation that follows it as one operation."""
+        settings = (self.weight, self.bias, self.dilation, self.groups, activation)
+        return _Convolution(self.parents[0], self.kernel, *settings)
+
+
+def _has_onednn(weight: Tensor) -> bool:
+    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()
+    return known and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _batch_norm(node: fx.Node, known: dict) -> Step | None:
@@ -227,7 +275,7 @@ def _batch_norm(node: fx.Node, known: dict) -> Step | None:
     scale = scale if weight is None else scale * known[weight]
     shift = -known[mean] * scale
     shift = shift if bias is None else shift + known[bias]
-    if isinstance(known[x], _Convolution) and len(x.users) == 1:
+    if isinstance(known[x], _Convolution) and len(x.users) == 1 and known[x].activation == ("none",):
         return known[x].scaled(scale, shift)
     scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
     return Step("pointwise", lambda value: value * scale + shift, [known[x]])
