@@ -70,7 +70,7 @@ class CoveredScores:
             return self._plainly(corners, bar)
 
     def _plainly(self, corners: Sequence[Pair], bar: Callable) -> Tensor:
-        size = self.batch_size if self.image.is_cuda else min(self.batch_size, PLAIN_BATCH)
+        size = min(self.batch_size, PLAIN_BATCH) if self.image.device.type == "cpu" else self.batch_size
         values = [self._evaluate(self._covered(part)) for part in bar(_batches(corners, size))]
         return _flat(finite(torch.cat(values)))
 
@@ -123,7 +123,7 @@ class CoveredScores:
 
 def _trace(score: nn.Module, image: Tensor, batch_size: int) -> tuple[list[Step] | None, str]:
     """The score's steps, kept for the next picture, or None and why the local way is not for it."""
-    if image.is_cuda:
+    if image.device.type != "cpu":
         return None, "on a GPU many small operations are slower than few large ones"
     tensors = [*score.parameters(), *score.buffers()]
     state = [(id(t), None if t.is_inference() else t._version) for t in tensors]
