@@ -209,6 +209,10 @@ def train_joint_command(
         typer.Option(help="test trials are apart in: stimulus, concept, block, run, session, subject"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    no_permuted_twin: Annotated[
+        bool,
+        typer.Option("--no-permuted-twin", help="train no second model on permuted pairs, a control of maps"),
+    ] = False,
     allow_confounded: AllowConfounded = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -242,8 +246,10 @@ def train_joint_command(
             )
         settings = found["joint"] | ({} if seed is None else {"seed": seed})
         pairs = {"pair_by": pair_by or "stimulus", "hold_out": hold_out}
+        pairs["permuted_twin"] = not no_permuted_twin
         _done(train(epochs, images, out, **pairs, **common, **settings))
         return
+    own["--no-permuted-twin"] = no_permuted_twin or None
     _refuse(own, f"The configuration {config!r} names a data set, which is read from --root")
     data, joint = found["data"], found["joint"]
     data |= ({} if root is None else {"root": root}) | ({"download": True} if download else {})
@@ -314,13 +320,26 @@ def saliency(
     trials: Annotated[
         str | None, typer.Option(help="query on the metadata; by default the trials of this picture")
     ] = None,
-    method: Annotated[str, typer.Option(help="occlusion or multiscale")] = "occlusion",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="folder of the recording's pictures, for D; found by --image when not given"),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="occlusion, multiscale, rise, gradient or gradcam")
+    ] = "occlusion",
     window: Annotated[int, typer.Option(help="side of the covered square, pixels")] = 48,
     stride: Annotated[int, typer.Option(help="its step, pixels")] = 16,
+    masks: Annotated[int, typer.Option(help="random masks of the method rise")] = 2000,
+    pictures: Annotated[
+        int | None,
+        typer.Option(
+            help="D is measured on at most so many; 24, or 8 with slow methods, when not given; 0: no D"
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Which part of a picture the response answers to, beside shuffled EEG."""
+    """Which part of a picture the response answers to, and whether that comes from the EEG."""
     from brainedit.jobs.saliency import map_picture
 
     _done(
@@ -330,9 +349,12 @@ def saliency(
             image,
             out,
             trials=trials,
+            images=images,
             method=method,
             window=window,
             stride=stride,
+            n_masks=masks,
+            n_pictures=pictures,
             seed=seed,
             overwrite=overwrite,
         )

@@ -29,8 +29,10 @@ from brainedit.jobs.directions import (
     direction_sections,
     find_direction,
 )
-from brainedit.jobs.joint import evaluation_sections
-from brainedit.jobs.saliency import picture_maps, saliency_sections
+from brainedit.jobs.joint import evaluation_sections, permuted_pairs
+from brainedit.jobs.map_dependence import dependence_sources
+from brainedit.jobs.saliency import explain_picture, map_figures
+from brainedit.jobs.saliency_sections import PICTURE, map_sections, verdict_of
 from brainedit.joint import JointModel
 from brainedit.joint_training import train_joint
 from brainedit.judges import Judge, judge
@@ -93,13 +95,16 @@ def _viewing(folder: Path, result: Result, seed: int) -> None:
     dataset = PairedDataset(viewing.epochs, viewing.images)
     train, test = next(split_trials(dataset.metadata, by="stimulus", seed=seed))
     model = train_joint(dataset.subset(train), seed=seed)
+    twin = train_joint(permuted_pairs(dataset.subset(train), seed=seed), seed=seed)
+    twin.card["training"]["permuted_pairs"] = True
     held_out = dataset.subset(test)
     result.sections.append(_viewing_section(viewing))
     result.sections += evaluation_sections(model, held_out, hold_out="stimulus")
     design = audit_design(dataset.metadata, claim="picture", split=[(train, test)], images=viewing.images)
     result.sections.append(design_section(design))
-    result.sections += _saliency(model, held_out, viewing, result)
+    result.sections += _saliency(model, twin, held_out, viewing, result)
     model.save(folder / "model")
+    twin.save(folder / "model_permuted")
     _save_viewing(folder / "viewing", held_out)
 
 
@@ -120,30 +125,31 @@ def _viewing_section(viewing: SimulatedViewing) -> Section:
 
 
 def _saliency(
-    model: JointModel, held_out: PairedDataset, viewing: SimulatedViewing, result: Result
+    model: JointModel, twin: JointModel, held_out: PairedDataset, viewing: SimulatedViewing, result: Result
 ) -> list[Section]:
     averages = held_out.by_stimulus()
     boxes = {name: _box(viewing.truth, name) for name in averages.keys}
     hits, shuffled = _peak_hits(model, averages, boxes)
-    result.figures["peak_hits"] = {"own": hits.value, "shuffled": shuffled.value}
     name = averages.keys[0]
-    maps = picture_maps(
-        model,
-        held_out.epochs,
-        held_out.pictures[name],
-        held_out.keys == name,
-        window=WINDOW,
-        stride=STRIDE // 2,
-    )
-    sections = saliency_sections(model, maps, box=boxes[name])
+    picture, own = held_out.pictures[name], held_out.keys == name
+    sources = dependence_sources(model, held_out.epochs, held_out.pictures, own, picture)
+    settings = {"twin": twin, "window": WINDOW, "stride": STRIDE // 2}
+    found = explain_picture(model, held_out.epochs, picture, own, sources, **settings)
+    verdict = verdict_of(found.maps, found.dependence)
+    result.lead = f"{result.lead} {verdict}"
+    result.figures["peak_hits"] = {"own": hits.value, "shuffled": shuffled.value}
+    result.figures["maps"] = map_figures(found)
+    sections = map_sections(model, found, name=name, box=boxes[name])
     truth = viewing.truth.loc[name]
-    sections[0].text = [
-        *sections[0].text,
+    sections[0].text = [verdict, *sections[0].text]
+    where = next(section for section in sections if section.title == PICTURE)
+    where.text = [
+        *where.text,
         f"The box is the region that was coded ({truth['kind']}). The peak of the map falls into it for "
         f"{hits.value:.0%} of {hits.n} held-out pictures, with the EEG of other pictures for "
         f"{shuffled.value:.0%}; chance is 25 %.",
     ]
-    sections[0].scores = [hits, shuffled]
+    where.scores = [hits, shuffled]
     return sections
 
 

@@ -173,7 +173,17 @@ class JointModel(nn.Module):
     def score_images(self, eeg: Tensor) -> nn.Module:
         """A score of pictures for saliency: images (n, 3, size, size) -> (n, k), one column an epoch."""
         with torch.no_grad():
-            return _ImageScore(self, self.embed_eeg(eeg))
+            return self.score_embeddings(self.embed_eeg(eeg))
+
+    def score_embeddings(self, phi: Tensor) -> nn.Module:
+        """A score of pictures against vectors in place of phi: images (n, 3, size, size) -> (n, k).
+
+        phi : (k, n_dims), as `embed_eeg` gives them or anything that stands in for a response
+        """
+        n_dims = self.towers.image.out_features + (self.towers.normalize == "distance")
+        if phi.ndim != 2 or phi.shape[1] != n_dims or len(phi) == 0:
+            raise ValueError(f"Need vectors (k, {n_dims}) in place of phi, got shape {tuple(phi.shape)}.")
+        return _ImageScore(self, phi.detach().to(self.device))
 
     def score_eeg(self, image: Tensor) -> nn.Module:
         """A score of responses for saliency: prepared EEG (n, ...) -> (n,), against one image (3, ...)."""

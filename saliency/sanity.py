@@ -20,6 +20,7 @@ ALIKE = math.sqrt(0.5)  # from this correlation on, two maps share half of their
 WHAT_IT_SHOWS = {
     "other_eeg": "responses to other pictures stand in for this picture's",
     "mean_eeg": "the mean of all responses stands in for this picture's",
+    "constant_vector": "a constant vector stands in for the response's embedding",
     "random_vector": "a random vector stands in for the response's embedding",
     "permuted_training": "the model was trained with pictures and responses paired at random",
     "random_eeg_encoder": "the EEG encoder has random weights",

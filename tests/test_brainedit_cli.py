@@ -233,6 +233,7 @@ def bad_settings(root, things):
         ("data: {root: here}", there, "name"),
         (data, [*there, *own], "--epochs says nothing there"),
         (data, [*there, "--hold-out", "run"], "--hold-out says nothing there"),
+        (data, [*there, "--no-permuted-twin"], "--no-permuted-twin says nothing there"),
         (data, [*there, "--seed", 1, "--seeds", "1,2"], "both came (1 and '1,2')"),
         (data, [*there, "--subjects", "1.5"], "'1.5' came"),
         (data, [], "needs root"),
@@ -261,6 +262,8 @@ def bad_inputs(world, trained):
     epochs, pictures, picture = world / "epochs-epo.fif", world / "pictures", world / "dot.png"
     train = ["train", "joint", "--out", world / "never", "--images", pictures]
     saliency = ["saliency", "--out", world / "never", "--eeg", epochs, "--image", picture]
+    shown = sorted(pictures.rglob("*.png"))[0]
+    mapped = ["saliency", "--out", world / "never", "--eeg", epochs, "--image", shown, "--model", trained]
     evaluate = ["evaluate", "--out", world / "never", "--images", pictures, "--epochs", epochs]
     return [
         ([*train, "--epochs", world / "text.fif"], "text.fif"),
@@ -273,6 +276,12 @@ def bad_inputs(world, trained):
         ([*saliency, "--model", trained], "No trial has the stimulus 'dot.png'"),
         ([*saliency, "--model", trained, "--trials", "onset < 10"], "1 x 1 pixels"),
         ([*saliency, "--model", trained, "--trials", "runs == 0"], "'runs == 0'"),
+        ([*mapped, "--stride", 0], "stride to be a whole number of at least 1, got 0"),
+        ([*mapped, "--window", 999], "no larger than the picture (224 x 224), got 999"),
+        ([*mapped, "--method", "gradcom"], "Did you mean 'gradcam'"),
+        ([*mapped, "--method", "rise", "--masks", 0], "n_masks to be a whole number of at least 1, got 0"),
+        ([*mapped, "--images", world / "nowhere"], "no folder of pictures"),
+        ([*mapped, "--trials", f"stimulus != '{shown.relative_to(pictures)}'"], "there are 2 beside 38"),
         (["edit", "--direction", world / "text.fif", "--out", world / "never"], "text.fif"),
         (
             ["edit", "--direction", world / "text.fif", "--out", world / "never", "--strengths", "1,x"],

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import shutil
 from types import SimpleNamespace
 
 import mne
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from brainedit.datasets.latents import write_latents
@@ -16,12 +18,14 @@ from brainedit.eeg import read_epochs
 from brainedit.generators.load import load_generator, save_generator
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs import directions as directions_job
+from brainedit.jobs import joint as joint_job
 from brainedit.jobs.directions import direction_from_eeg
 from brainedit.jobs.edit import edit_file
 from brainedit.jobs.epochs import make_epochs_file
 from brainedit.jobs.joint import train
 from brainedit.jobs.saliency import map_picture, trials_of
 from brainedit.joint import load_joint
+from brainedit.joint_training import train_joint
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 
 CHANNELS = ("Fz", "Cz", "Pz", "P3", "P4", "Oz", "O1", "O2")
@@ -106,7 +110,7 @@ def test_epochs_are_those_that_the_recording_was_made_of(world):
 
 
 def test_a_model_is_trained_and_scored_on_pictures_it_has_not_seen(world):
-    assert names_in(world.trained) == PAGE | {"model"}
+    assert names_in(world.trained) == PAGE | {"model", "model_permuted"}
     model = load_joint(world.trained / "model")
     assert len(model.card["training"]["stimuli"]) == 8  # a fifth of ten is held out
     assert model.card["training"]["simulated"]
@@ -124,15 +128,78 @@ def test_a_picture_is_mapped_beside_its_controls(world, tmp_path, by_query):
     query = f"stimulus == '{name}'" if by_query else None
     files = (world.trained / "model", world.epochs / "epochs-epo.fif", world.root / "images" / name)
     out = map_picture(*files, tmp_path / "map", trials=query, window=112, stride=112)
-    arrays = {"map.npy", "control_maps.npy", "neural_map.npy"}
+    arrays = {"map.npy", "control_maps.npy", "neural_map.npy", "half_correlations.npy"}
     assert names_in(out) == PAGE | arrays | {"saliency.png"}
-    heat, controls, neural = (np.load(out / f"{a}.npy") for a in ("map", "control_maps", "neural_map"))
+    heat, controls, neural, halves = (
+        np.load(out / f"{a}.npy") for a in ("map", "control_maps", "neural_map", "half_correlations")
+    )
     assert heat.shape == (224, 224)
     assert controls.shape == (100, 224, 224)
     assert len(neural) == len(CHANNELS)
     record = record_of(out)
-    assert (record["figures"]["n_trials"], record["simulated"]) == (4, True)
-    assert 0 < record["figures"]["p_max"] <= 1
+    figures = record["figures"]
+    assert (figures["n_trials"], record["simulated"]) == (4, True)
+    assert 0 < figures["p_max"] <= 1
+    found = figures["dependence"]
+    assert found["n_pictures"] == len(found["by_picture"]) == len(halves) == 10
+    rest = halves[~np.eye(10, dtype=bool)].mean()
+    assert found["D"] == pytest.approx(np.diag(halves).mean() - rest, abs=1e-6)
+    assert found["ci"][0] <= found["D"] <= found["ci"][1]
+    assert {"permuted_training", "random_model", "centre", "edges"} <= set(figures["sanity"])
+    assert all(abs(check["r"]) < 1.000001 for check in figures["sanity"].values())  # all were run
+    page = (out / "report.html").read_text()
+    lead = page.index(f"<p class=lead>{figures['verdict'][:30]}")
+    assert lead < page.index("Does the map come from the brain?") < page.index("Which part of the picture")
+    assert "fill: mean" in page
+
+
+def test_a_map_says_what_could_not_be_run(world, tmp_path):
+    name = min(world.seen.images)
+    alone = tmp_path / "alone"
+    shutil.copytree(world.trained / "model", alone / "model")
+    picture = shutil.copy(world.root / "images" / name, tmp_path / "picture.png")
+    files = (alone / "model", world.epochs / "epochs-epo.fif", picture)
+    settings = {"trials": f"stimulus == '{name}'", "window": 112, "stride": 112}
+    out = map_picture(*files, tmp_path / "map", **settings)
+    figures = record_of(out)["figures"]
+    assert "needs 3 pictures" in figures["dependence"]["why_not"]
+    assert "No model_permuted lies beside" in figures["sanity"]["permuted_training"]["why_not"]
+    assert "No cluster test was run" in figures["clusters"]["tested"]
+    assert figures["verdict"].startswith("The map")
+    assert not (out / "half_correlations.npy").exists()
+    out = map_picture(*files, tmp_path / "with", images=world.root / "images", n_pictures=4, **settings)
+    assert record_of(out)["figures"]["dependence"]["n_pictures"] == 4
+
+
+def test_a_twin_trained_on_permuted_pairs_lies_beside_the_model(world):
+    model, twin = (load_joint(world.trained / name) for name in ("model", "model_permuted"))
+    assert twin.card["training"]["permuted_pairs"] is True
+    assert "permuted_pairs" not in model.card["training"]
+    same = {"stimuli", "n_trials", "n_epochs", "seed", "design", "simulated"}
+    assert all(twin.card["training"][key] == model.card["training"][key] for key in same)
+    assert twin.card["eeg_input"] == model.card["eeg_input"]
+    assert twin.card["training"]["loss_history"] != model.card["training"]["loss_history"]
+
+
+def test_a_run_that_is_killed_while_the_twin_trains_goes_on(world, tmp_path, monkeypatch):
+    calls = []
+
+    def killed(dataset, **settings):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(settings["checkpoint"])
+        return train_joint(dataset, **settings)
+
+    monkeypatch.setattr(joint_job, "train_joint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        world.fit(tmp_path / "out")
+    assert names_in(tmp_path) == {"out.checkpoint.safetensors"}
+    monkeypatch.undo()
+    world.fit(tmp_path / "out")
+    assert names_in(tmp_path) == {"out"}
+    resumed, whole = (load_joint(root / "model") for root in (tmp_path / "out", world.trained))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+    assert names_in(world.fit(tmp_path / "plain", permuted_twin=False)) == PAGE | {"model"}
 
 
 def test_trials_of_a_link_are_those_of_its_name(world, tmp_path):
@@ -207,6 +274,12 @@ def test_a_job_that_fails_leaves_nothing_behind(world, found, tmp_path):
         map_picture(
             world.trained / "model", world.epochs / "epochs-epo.fif", picture, out, trials="run == '99'"
         )
+    with pytest.raises(ValueError, match="no larger than the picture"):
+        map_picture(world.trained / "model", world.epochs / "epochs-epo.fif", picture, out, window=300)
+    few = world.root / "few-epo.fif"
+    world.seen.epochs.copy().pick(CHANNELS[:3]).save(few, overwrite=True, verbose="error")
+    with pytest.raises(ValueError, match=r"do not fit the model: .*P3"):
+        map_picture(world.trained / "model", few, picture, out)
     with pytest.raises(
         ValueError, match=r"'face_08\.png' and 39 more pictures that were shown have no latent"
     ):

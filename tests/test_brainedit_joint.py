@@ -95,6 +95,21 @@ def test_scores_for_saliency_are_the_compatibility(model, held_out):
     assert one.shape == (6, 1)
 
 
+def test_any_vectors_can_stand_in_for_a_response(model, held_out):
+    with torch.no_grad():
+        phi = model.embed_eeg(held_out.eeg[:3])
+        assert torch.equal(
+            model.score_embeddings(phi)(held_out.images),
+            model.score_images(held_out.eeg[:3])(held_out.images),
+        )
+        doubled = model.score_embeddings(2 * phi)(held_out.images)
+        assert torch.allclose(doubled, 2 * held_out.f[:3].T, atol=1e-4)
+    with pytest.raises(ValueError, match=r"vectors \(k, 32\) in place of phi, got shape \(3, 31\)"):
+        model.score_embeddings(phi[:, :31])
+    with pytest.raises(ValueError, match=r"got shape \(32,\)"):
+        model.score_embeddings(phi[0])
+
+
 def test_scores_can_be_differentiated(model, held_out):
     image = held_out.images[:1].clone().requires_grad_()
     model.score_images(held_out.eeg[:2])(image).sum().backward()

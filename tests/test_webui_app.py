@@ -20,7 +20,7 @@ from brainedit.jobs.directions import find_direction
 from brainedit.joint_training import train_joint
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 from webui.app import launch_settings
-from webui.tabs import directions, edit, read_demo, saliency
+from webui.tabs import directions, edit, map_pages, read_demo, saliency
 
 SMALL = {"channel_base": 128, "channel_max": 16}
 
@@ -89,16 +89,21 @@ COARSE = {"window": 112, "stride": 112, "n_controls": 5}
 
 def test_a_saliency_map_shows_picture_map_control_and_says_simulated(demo):
     stimulus = saliency.stimulus_choices(demo.viewing)[0][1]
-    html = saliency.example_html(demo, stimulus, **COARSE)
-    assert html.count("<img") == 4
-    assert "Simulated EEG" in html
-    assert "Shuffled EEG" in html
+    pages = list(saliency.example_steps(demo, stimulus, **COARSE))
+    assert all("Simulated EEG" in html and "Shuffled EEG" in html for html in pages)
+    assert map_pages.REFINING in pages[0]
+    assert pages[0].count("<img") == 3
+    html = pages[-1]
+    assert html.count("<img") == 5
+    assert html.count("be-verdict") == 1
+    assert "EEG-dependence D" in html
+    assert "6 pictures and 6 responses" in html
     assert "p = " in html
     assert "memorised" not in html
     with pytest.raises(ValueError, match="has no stimulus 'nothing'"):
         saliency.example_html(demo, "nothing")
     with pytest.raises(ValueError, match="Choose the trials"):
-        saliency.map_html(demo.model, demo.viewing, demo.picture(stimulus))
+        map_pages.map_html(demo.model, demo.viewing, demo.picture(stimulus))
 
 
 def test_a_picture_that_trained_the_model_is_marked(demo):
@@ -106,8 +111,11 @@ def test_a_picture_that_trained_the_model_is_marked(demo):
     first = epochs.metadata["stimulus"].iloc[0]
     seen = demo.model.card["training"]["stimuli"][0]
     epochs.metadata = epochs.metadata.assign(stimulus=epochs.metadata["stimulus"].replace(first, seen))
-    html = saliency.map_html(demo.model, epochs, demo.picture(first), stimulus=seen, **COARSE)
-    assert saliency.MEMORISED in html
+    html = map_pages.map_html(demo.model, epochs, demo.picture(first), stimulus=seen, **COARSE)
+    assert map_pages.MEMORISED in html
+    assert "EEG-dependence D" not in html  # no other picture came with it, and the page says what to do
+    assert "There is no D: it needs 3 pictures" in html
+    assert "or run `brainedit saliency`" in html
 
 
 def test_training_on_an_upload_holds_out_a_fifth(demo):

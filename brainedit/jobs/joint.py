@@ -24,6 +24,11 @@ from brainedit.report import Result, Section, is_simulated, result_folder
 from brainedit.retrieval import repeat_curve, transductive_retrieval
 from brainedit.splits import split_trials
 
+TWIN = (
+    "A twin of this model, trained on the same trials with pictures and responses paired at random, lies in "
+    "model_permuted: maps of this model are compared with its maps."
+)
+
 
 def train(
     epochs: str | Path,
@@ -32,6 +37,7 @@ def train(
     *,
     pair_by: str = "stimulus",
     hold_out: str | None = None,
+    permuted_twin: bool = True,
     allow_confounded: bool = False,
     overwrite: bool = False,
     **settings,
@@ -40,24 +46,29 @@ def train(
 
     hold_out : what the test trials are apart in: "stimulus" (the default where pictures are known), "run" (the
         default for labels), "concept", "block", "session" or "subject". A fifth of the units is held out
+    permuted_twin : also train a model on pictures and responses paired at random -> OUT/model_permuted; maps of the
+        ordinary model are compared with its maps
     allow_confounded : train where `audit_design` finds the design confounded; all that is written then says so
     settings : of `brainedit.joint_training.train_joint`
 
-    A run that was killed continues from OUT.checkpoint.safetensors. Under torchrun the main process writes and
-    scores; the others train with it, and return when that is done.
+    A run that was killed continues from OUT.checkpoint.safetensors, and its twin from
+    OUT.permuted.checkpoint.safetensors. Under torchrun the main process writes and scores; the others train both
+    models with it, and return when that is done.
     """
     dataset = PairedDataset(read_epochs(epochs), images, pair_by=pair_by)
     hold_out = hold_out or ("stimulus" if pair_by == "stimulus" else "run")
     split = next(split_trials(dataset.metadata, by=hold_out, seed=settings.get("seed", 0)))
     design = _design(dataset, split)
     stamp = stamp_for(design, allow_confounded=allow_confounded)
-    train_part, checkpoint = dataset.subset(split[0]), Path(f"{out}.checkpoint.safetensors")
+    train_part = dataset.subset(split[0])
     if not is_main():
-        train_joint(train_part, checkpoint=checkpoint, **settings)
+        _train_models(train_part, out, permuted_twin, settings)
         return Path(out)
     with result_folder(out, overwrite=overwrite) as folder:
-        model = train_joint(train_part, checkpoint=checkpoint, **settings)
-        model.card["training"]["design"] = design.verdict
+        models = _train_models(train_part, out, permuted_twin, settings)
+        model = models["model"]
+        for each in models.values():
+            each.card["training"]["design"] = design.verdict
         result = Result(
             job="train joint",
             title="Joint embedding",
@@ -69,11 +80,50 @@ def train(
         test_part = dataset.subset(split[1])
         result.sections += evaluation_sections(model, test_part, hold_out=hold_out)
         result.sections += [*_label_sections(model, train_part, test_part), _training_section(model)]
+        if permuted_twin:
+            result.sections[-1].text = [*result.sections[-1].text, TWIN]
         result.sections.append(design_section(design))
-        model.save(folder / "model")
+        for name, each in models.items():
+            each.save(folder / name)
         result.write(folder)
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in _checkpoints(out).values():
+        checkpoint.unlink(missing_ok=True)
     return Path(out)
+
+
+def permuted_pairs(dataset: PairedDataset, *, seed: int = 0) -> PairedDataset:
+    """The same trials, each paired with another picture than was seen: a model of them can learn no pairing.
+
+    All trials of a picture go to one other picture, and none keeps its own. Trials that are paired by label are
+    dealt the labels anew, one by one: exchanged labels would be a pairing like any other.
+    """
+    rng = np.random.default_rng(seed)
+    if dataset.pair_by == "label":
+        return dataset.with_metadata(dataset.metadata.assign(label=rng.permutation(dataset.keys)))
+    names = rng.permutation(list(dataset.pictures))
+    other = dict(zip(names, np.roll(names, 1), strict=True))
+    return dataset.with_metadata(dataset.metadata.assign(stimulus=[str(other[key]) for key in dataset.keys]))
+
+
+def _train_models(
+    train_part: PairedDataset, out: str | Path, permuted_twin: bool, settings: dict
+) -> dict[str, JointModel]:
+    """The model, and its twin where one is wanted, by the names of their folders."""
+    checkpoints = _checkpoints(out)
+    models = {"model": train_joint(train_part, checkpoint=checkpoints["model"], **settings)}
+    if permuted_twin:
+        permuted = permuted_pairs(train_part, seed=settings.get("seed", 0))
+        twin = train_joint(permuted, checkpoint=checkpoints["model_permuted"], **settings)
+        twin.card["training"]["permuted_pairs"] = True
+        models["model_permuted"] = twin
+    return models
+
+
+def _checkpoints(out: str | Path) -> dict[str, Path]:
+    return {
+        "model": Path(f"{out}.checkpoint.safetensors"),
+        "model_permuted": Path(f"{out}.permuted.checkpoint.safetensors"),
+    }
 
 
 def _design(dataset: PairedDataset, split: tuple[np.ndarray, np.ndarray]) -> DesignAudit:

@@ -1,4 +1,4 @@
-"""Which part of a picture, which electrode, when: maps with their shuffled-EEG controls."""
+"""Which part of a picture, which electrode, when: maps, and whether they come from the EEG."""
 
 import os
 from dataclasses import dataclass
@@ -6,116 +6,48 @@ from pathlib import Path
 
 import mne
 import numpy as np
-import pandas as pd
-import torch
 
-from brainedit.datasets.paired import Picture
+from brainedit._check import pick
 from brainedit.eeg import read_epochs
+from brainedit.jobs.brain_maps import BrainMaps, brain_maps
 from brainedit.jobs.joint import stamp_of
+from brainedit.jobs.map_dependence import (
+    N_PICTURES,
+    N_SLOW,
+    MapDependence,
+    Source,
+    dependence_sources,
+    find_pictures,
+    picture_dependence,
+)
+from brainedit.jobs.picture_maps import (
+    GREY,
+    METHODS,
+    PictureMaps,
+    Twin,
+    find_twin,
+    map_maker,
+    picture_maps,
+)
+from brainedit.jobs.saliency_sections import PICTURE, map_sections, verdict_of
 from brainedit.joint import JointModel, load_joint
-from brainedit.montage import read_montage
 from brainedit.relevance import target_mask
-from brainedit.report import Result, Section, check_out, is_simulated, result_folder
-from saliency.image import multiscale_map, occlusion_map
-from saliency.neural import neural_map
-from saliency.plots import neural_figure, saliency_figure
+from brainedit.report import Result, check_out, is_simulated, result_folder
+from saliency.faithfulness import Faithfulness, deletion_insertion
+from saliency.sanity import SanityCheck
 
-N_CONTROLS = 100  # maps of other EEG beside each map; they cost next to nothing
+MEMORISED = "Some of these pictures trained the model; a map of one may show what it memorised."
+PERMUTED = "This model was trained on pictures and responses paired at random; its maps are controls."
 
 
 @dataclass(frozen=True)
-class PictureMaps:
-    """A picture's map for its own EEG, the same for other EEG, and how the two compare.
+class Explained:
+    """All that is known of one picture's map: its dependence on the EEG, the brain's side, its faithfulness."""
 
-    image : (3, h, w), 0 to 1, as the model saw it
-    own : (h, w); controls : (k, h, w), each from as many trials of other pictures
-    p : share of control maps whose largest |z| reaches the own map's, z by the other controls
-    neural : (n_channels, n_times) integrated gradients of F
-    """
-
-    image: torch.Tensor
-    own: np.ndarray
-    controls: np.ndarray
-    z: np.ndarray
-    p: float
-    neural: np.ndarray
-    n_trials: int
-
-
-def picture_maps(
-    model: JointModel,
-    epochs: mne.BaseEpochs,
-    picture: Picture,
-    own: np.ndarray,
-    *,
-    method: str = "occlusion",
-    window: int = 48,
-    stride: int = 16,
-    n_controls: int = N_CONTROLS,
-    batch_size: int = 8,
-    seed: int = 0,
-    progress: bool = True,
-) -> PictureMaps:
-    """Maps of one picture for the mean response to it, and for mean responses to other pictures.
-
-    own : (n,) bool, the trials of this picture; the others serve as controls
-    method : "occlusion" (one window) or "multiscale" (windows 17, 33, 65)
-    """
-    if not own.any():
-        raise ValueError("No trial was chosen for this picture; choose at least one.")
-    if (~own).sum() < own.sum():
-        raise ValueError(
-            f"The control needs as many other trials as own ones; there are {own.sum()} own and {(~own).sum()} others."
-        )
-    eeg = model.prepare_eeg(epochs)
-    own = np.array(own, bool)  # a copy: pandas gives arrays that cannot be written to, which torch warns of
-    responses = torch.stack([eeg[own].mean(0), *_control_means(eeg, epochs, own, n_controls, seed)])
-    image = model.prepare_image(picture)
-    score = model.score_images(responses)
-    if method == "multiscale":
-        maps = multiscale_map(score, image, batch_size=batch_size, progress=progress)
-    else:
-        maps = occlusion_map(
-            score, image, window=window, stride=stride, batch_size=batch_size, progress=progress
-        )
-    maps = maps.cpu().numpy()
-    z, p = _max_z(maps[0], maps[1:])
-    neural = neural_map(model.score_eeg(image), responses[0], baseline=eeg[~own].mean(0))
-    return PictureMaps(
-        image=image.cpu(),
-        own=maps[0],
-        controls=maps[1:],
-        z=z,
-        p=p,
-        neural=neural.cpu().numpy(),
-        n_trials=int(own.sum()),
-    )
-
-
-def _control_means(
-    eeg: torch.Tensor, epochs: mne.BaseEpochs, own: np.ndarray, n_controls: int, seed: int
-) -> list[torch.Tensor]:
-    """Mean responses to other pictures: one picture each where they have enough repeats, else any trials."""
-    rng = np.random.default_rng(seed)
-    n, others = int(own.sum()), np.flatnonzero(~own)
-    pools = [others]
-    if "stimulus" in epochs.metadata:
-        names = epochs.metadata["stimulus"].to_numpy()
-        groups = [others[names[others] == name] for name in pd.unique(names[others])]
-        pools = [group for group in groups if len(group) >= n] or pools
-    drawn = [pools[i % len(pools)] for i in rng.permutation(max(n_controls, len(pools)))[:n_controls]]
-    return [eeg[rng.choice(pool, n, replace=False)].mean(0) for pool in drawn]
-
-
-def _max_z(own: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, float]:
-    """Per-pixel z of the own map by the controls, and the p of its largest |z| by the controls' own."""
-    mean, std = controls.mean(0), controls.std(0, ddof=1) + 1e-12
-    z = (own - mean) / std
-    n = len(controls)
-    left_out_mean = (n * mean - controls) / (n - 1)
-    variance = (((n - 1) * std**2) - (controls - mean) ** 2 * n / (n - 1)) / (n - 2)
-    null = np.abs((controls - left_out_mean) / np.sqrt(np.maximum(variance, 1e-24))).max((1, 2))
-    return z, float((1 + (null >= np.abs(z).max()).sum()) / (1 + n))
+    maps: PictureMaps
+    dependence: MapDependence
+    brain: BrainMaps
+    faithfulness: Faithfulness
 
 
 def map_picture(
@@ -125,44 +57,79 @@ def map_picture(
     out: str | Path,
     *,
     trials: str | None = None,
+    images: str | Path | None = None,
     method: str = "occlusion",
     window: int = 48,
     stride: int = 16,
+    n_masks: int = 2000,
+    n_pictures: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Which part of a picture the response answers to -> OUT with maps, controls, report.
+    """Which part of a picture the response answers to, and whether that comes from the EEG -> OUT.
 
     trials : query on the metadata that chooses the responses to this picture; by default those whose
         `stimulus` is the picture's name
-    method, window, stride : see `picture_maps`; pixels at the model's input size
+    images : folder of the recording's other pictures, for the EEG-dependence D; by default the one in which this
+        picture's path ends with its stimulus
+    method, window, stride, n_masks : see `picture_maps`; pixels at the model's input size
+    n_pictures : D is measured on at most so many, drawn by seed; None: 24, or 8 for methods that take minutes a
+        picture; below 3 there is no D
     """
     check_out(out, overwrite=overwrite)
+    pick("method", method, METHODS)
     joint, recording = load_joint(model), read_epochs(epochs)
     own = target_mask(recording.metadata, trials) if trials else trials_of(recording, image)
-    maps = picture_maps(joint, recording, image, own, method=method, window=window, stride=stride, seed=seed)
-    result = Result(
-        job="saliency",
-        title="What the response answers to",
-        lead=f"{Path(image).name}, from the mean of {maps.n_trials} trials.",
-        settings={"trials": trials, "method": method, "window": window, "stride": stride, "seed": seed},
-        inputs={"model": model, "epochs": epochs, "image": image},
-        figures={"p_max": maps.p, "n_trials": maps.n_trials, "n_controls": len(maps.controls)},
-        simulated=is_simulated(recording.metadata),
-        stamp=stamp_of(joint),
-    )
-    if set(recording.metadata.get("stimulus", [])) & set(joint.card["training"]["stimuli"]):
-        result.warnings.append(
-            "Some of these pictures trained the model; a map of one may show what it memorised."
-        )
-    result.sections += saliency_sections(joint, maps)
+    pictures = find_pictures(recording, image, images=images)
+    n_most = N_PICTURES.get(method, N_SLOW) if n_pictures is None else n_pictures
+    sources = dependence_sources(joint, recording, pictures, own, image, n_most=n_most, seed=seed)
+    settings = {"method": method, "window": window, "stride": stride, "n_masks": n_masks, "seed": seed}
+    twin = find_twin(model, joint)
+    found = explain_picture(joint, recording, image, own, sources, twin=twin, **settings)
+    result = _result(joint, recording, found, name=Path(image).name)
+    result.settings = {"trials": trials, "fill": GREY, "n_pictures": len(sources), **settings}
+    result.inputs = {"model": model, "epochs": epochs, "image": image}
     with result_folder(out, overwrite=overwrite) as folder:
-        np.save(folder / "map.npy", maps.own)
-        np.save(folder / "control_maps.npy", maps.controls.astype(np.float16))
-        np.save(folder / "neural_map.npy", maps.neural)
-        result.sections[0].pictures[0][0].savefig(folder / "saliency.png", dpi=150)
+        _save_arrays(folder, found)
+        _figure_of(result, PICTURE).savefig(folder / "saliency.png", dpi=150)
         result.write(folder)
     return Path(out)
+
+
+def explain_picture(
+    model: JointModel,
+    epochs: mne.BaseEpochs,
+    image: str | Path | np.ndarray,
+    own: np.ndarray,
+    sources: list[Source],
+    *,
+    twin: Twin = "No twin was given.",
+    method: str = "occlusion",
+    window: int = 48,
+    stride: int = 16,
+    n_masks: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Explained:
+    """Maps of a picture, D over the sources' pictures, neural and band maps, deletion and insertion.
+
+    own : (n,) bool, the trials of this picture; sources : of `dependence_sources`
+    twin : the model trained on permuted pairs, see `find_twin`
+    method, window, stride, n_masks : see `picture_maps`
+    """
+    settings = {
+        "method": method,
+        "window": window,
+        "stride": stride,
+        "n_masks": n_masks,
+        "seed": seed,
+    }
+    maps = picture_maps(model, epochs, image, own, **settings, twin=twin, progress=progress)
+    maker = map_maker(**settings)
+    dependence = picture_dependence(model, epochs, sources, maker, twin=twin, seed=seed, progress=progress)
+    brain = brain_maps(model, epochs, maps.image, own, sources, seed=seed)
+    faithfulness = _faithfulness(model, epochs, maps, own, seed=seed, progress=progress)
+    return Explained(maps, dependence, brain, faithfulness)
 
 
 def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
@@ -182,42 +149,79 @@ def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
     return own
 
 
-def saliency_sections(model: JointModel, maps: PictureMaps, *, box: tuple | None = None) -> list[Section]:
-    """Picture, map, shuffled-EEG map; then electrodes and times."""
-    figure = saliency_figure(maps.image, maps.own, maps.controls[0], box=box, unit="F")
-    brain = neural_figure(maps.neural, model_info(model), model.eeg_input.settings["tmin"], unit="F")
-    caption = (
-        "F of the clean picture less F with a square covered. Warm: covering it lowers the fit to the response. "
-        "Right: the same for responses to another picture, on the same scale."
+def map_figures(found: Explained) -> dict:
+    """What of all this goes into result.json."""
+    maps, clusters = found.maps, found.brain.clusters
+    return {
+        "verdict": verdict_of(maps, found.dependence),
+        "dependence": _dependence_figures(found.dependence),
+        "p_max": maps.p,
+        "n_trials": maps.n_trials,
+        "n_controls": len(maps.controls),
+        "n_mixed_controls": maps.n_mixed,
+        "sanity": {check.name: _check_figures(check) for check in maps.checks},
+        "sanity_of_pictures": {check.name: _check_figures(check) for check in found.dependence.checks},
+        "clusters": {"tested": found.brain.tested}
+        | ({} if clusters is None else {"p": clusters.p[clusters.p <= clusters.alpha]}),
+        "faithfulness": found.faithfulness.table().to_dict("index"),
+    }
+
+
+def _dependence_figures(dependence: MapDependence) -> dict:
+    result = dependence.result
+    if result is None:
+        return {"why_not": dependence.why_not}
+    named = ("ci", "p", "null_interval", "n_pictures", "match", "match_p", "r_own", "r_other")
+    by_picture = dict(zip(dependence.names, result.by_picture.tolist(), strict=True))
+    return {"D": result.value} | {name: getattr(result, name) for name in named} | {"by_picture": by_picture}
+
+
+def _check_figures(check: SanityCheck) -> dict:
+    return {"r": check.r, "r_abs": check.r_abs} if check.ran else {"why_not": check.why_not}
+
+
+def _result(joint: JointModel, recording: mne.BaseEpochs, found: Explained, *, name: str) -> Result:
+    maps = found.maps
+    result = Result(
+        job="saliency",
+        title="What the response answers to",
+        lead=verdict_of(maps, found.dependence),
+        figures=map_figures(found),
+        simulated=is_simulated(recording.metadata),
+        stamp=stamp_of(joint),
     )
-    return [
-        Section(
-            "Which part of the picture",
-            [
-                f"{map_verdict(maps)} Largest |z| against {len(maps.controls)} maps of other EEG: p = {maps.p:.3f}."
-            ],
-            pictures=[(figure, caption)],
-        ),
-        Section(
-            "Which electrode, when",
-            pictures=[
-                (brain, "Integrated gradients of F with this picture, from the mean of the other trials.")
-            ],
-        ),
-    ]
+    trained = joint.card["training"]
+    if set(recording.metadata.get("stimulus", [])) & set(trained["stimuli"]):
+        result.warnings.append(MEMORISED)
+    if trained.get("permuted_pairs"):
+        result.warnings.append(PERMUTED)
+    result.sections += map_sections(joint, found, name=name)
+    return result
 
 
-def map_verdict(maps: PictureMaps) -> str:
-    """One sentence: is this map unlike those that other responses give for the same picture?"""
-    if maps.p < 0.05:
-        return "The map differs from those that other responses give for this picture."
-    return "By itself this map cannot be told from those that other responses give for this picture."
+def _faithfulness(
+    model: JointModel,
+    epochs: mne.BaseEpochs,
+    maps: PictureMaps,
+    own: np.ndarray,
+    *,
+    seed: int,
+    progress: bool,
+) -> Faithfulness:
+    """Few steps and orders: each is a whole pass through the image network."""
+    score = model.score_images(model.prepare_eeg(epochs)[np.array(own, bool)].mean(0, keepdim=True))
+    settings = {"n_steps": 15, "n_random": 5, "seed": seed, "progress": progress}
+    image = maps.image.to(model.device)
+    return deletion_insertion(lambda batch: score(batch)[:, 0], image, maps.own, **settings)
 
 
-def model_info(model: JointModel) -> mne.Info:
-    """The model's channels with standard positions where their names have one."""
-    info = mne.create_info(
-        model.eeg_input.channels, model.eeg_input.settings["sfreq"], "eeg", verbose="error"
-    )
-    info.set_montage(read_montage(), match_case=False, on_missing="ignore", verbose="error")
-    return info
+def _save_arrays(folder: Path, found: Explained) -> None:
+    np.save(folder / "map.npy", found.maps.own)
+    np.save(folder / "control_maps.npy", found.maps.controls.astype(np.float16))
+    np.save(folder / "neural_map.npy", found.brain.neural)
+    if found.dependence.result is not None:
+        np.save(folder / "half_correlations.npy", found.dependence.correlations)
+
+
+def _figure_of(result: Result, title: str):
+    return next(section.pictures[0][0] for section in result.sections if section.title == title)

@@ -1,29 +1,27 @@
 """The Saliency tab: which part of a picture, which electrode and when, beside the shuffled-EEG control."""
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from brainedit._check import pick
-from brainedit.report import figure_html, is_simulated, p_text, scores_html
+from brainedit.report import scores_html
 from webui import guards
 from webui.tabs import (
     EXAMPLE,
     HEAVY,
     OWN,
     PRIVATE,
-    SIMULATED,
     Demo,
-    panels,
     paragraph,
     result_html,
     unused,
     with_progress,
 )
+from webui.tabs.map_pages import map_steps
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -34,19 +32,11 @@ if TYPE_CHECKING:
 
 WINDOWS = {"one window of 48 pixels": "occlusion", "three window sizes (slower)": "multiscale"}
 DEMO_MODEL = "the demo's model"
-MADE_ON_SIMULATED = "The model was trained on simulated EEG."
-CONFOUNDED_MODEL = (
-    "CONFOUNDED: this model was trained on a design that supports no claim. Nothing here is evidence."
-)
-MEMORISED = "This picture trained the model; its map may show what the model memorised."
 HINT = (
     "Upload epochs whose metadata name the picture of each trial, and a picture. The demo's model fits simulated "
     "EEG only: for a recording of your own, upload all of its pictures and train."
 )
-COVERED = (
-    "Warm: covering this part lowers the fit between picture and response; cold: it raises it. Right: the same "
-    "for responses to other pictures, on the same scale."
-)
+MOST_UPLOADS = 64  # pictures that are read for D
 
 
 def stimulus_choices(epochs: "mne.BaseEpochs") -> list[tuple[str, str]]:
@@ -131,78 +121,28 @@ def train_upload(
     return model, list(evaluation_sections(model, dataset.subset(test), hold_out=by)[0].scores)
 
 
-def map_html(
-    model: "JointModel",
-    epochs: "mne.BaseEpochs",
-    picture: str | Path | np.ndarray,
-    *,
-    stimulus: str | None = None,
-    query: str = "",
-    **settings: Any,
-) -> str:
-    """Picture, map, shuffled-EEG map, electrodes and times, with a verdict, as HTML.
-
-    stimulus : the trials are those of this stimulus; else those for which `query` on the metadata is true
-    settings : of `brainedit.jobs.saliency.picture_maps`
-
-    Raises ValueError when no trial is chosen, or the epochs do not fit the model.
-    """
-    from brainedit.jobs.saliency import map_verdict, model_info, picture_maps
-    from brainedit.relevance import target_mask
-    from saliency.plots import neural_figure
-
-    if stimulus is None and not query.strip():
-        raise ValueError("Choose the trials: by their stimulus, or by a question such as label == 'face'.")
-    if stimulus is not None:
-        own = (epochs.metadata["stimulus"].astype(str) == stimulus).to_numpy()
-    else:
-        own = target_mask(epochs.metadata, query)
-    maps = picture_maps(model, epochs, picture, own, **settings)
-    seen = stimulus is not None and stimulus in model.card["training"]["stimuli"]
-    brain = neural_figure(maps.neural, model_info(model), model.eeg_input.settings["tmin"], unit="F")
-    return result_html(
-        _notices(model, epochs, seen),
-        paragraph(f"{map_verdict(maps)} p = {p_text(maps.p)}.", "verdict"),
-        paragraph(
-            f"Mean of {maps.n_trials} trials; largest |z| against {len(maps.controls)} maps of other EEG.",
-            "soft",
-        ),
-        _three_panels(maps),
-        figure_html(brain, "Which electrode, when: integrated gradients of F with this picture."),
-    )
-
-
 def example_html(demo: Demo, stimulus: str, **settings: Any) -> str:
     """The map of one picture of the viewing example by the demo's model."""
+    *_, page = example_steps(demo, stimulus, **settings)
+    return page
+
+
+def example_steps(demo: Demo, stimulus: str, **settings: Any) -> Iterator[str]:
+    """`map_steps` for one picture of the viewing example by the demo's model."""
+    from brainedit.jobs.map_dependence import find_pictures
+    from brainedit.jobs.picture_maps import find_twin
+
     if stimulus not in {name for _, name in stimulus_choices(demo.viewing)}:
         raise ValueError(f"The example has no stimulus {stimulus!r}; choose one from the list.")
-    return map_html(demo.model, demo.viewing, demo.picture(stimulus), stimulus=stimulus, **settings)
+    settings["pictures"] = find_pictures(demo.viewing, demo.picture(stimulus))
+    settings["twin"] = find_twin(demo.root / "model", demo.model)
+    yield from map_steps(demo.model, demo.viewing, demo.picture(stimulus), stimulus=stimulus, **settings)
 
 
 def _plain(name: str | Path, *, stem: bool = True) -> str:
     """A file's name as it is after an upload: no folder, few kinds of characters."""
     last = str(name).replace("\\", "/").rsplit("/", 1)[-1] if stem else str(name)
     return "".join(c for c in last if c.isalnum() or c in "._-")
-
-
-def _notices(model: "JointModel", epochs: "mne.BaseEpochs", seen: bool) -> str:
-    simulated = is_simulated(epochs.metadata)
-    by_simulated = model.card["training"]["simulated"] and not simulated
-    stamped = model.card["training"].get("design") == "confounded"
-    notices = (CONFOUNDED_MODEL * stamped, SIMULATED * simulated)
-    notices += (MADE_ON_SIMULATED * by_simulated, MEMORISED * seen)
-    return "".join(paragraph(words, "notice") for words in notices)
-
-
-def _three_panels(maps: Any) -> str:
-    from saliency.plots import overlay
-
-    limit = float(max(np.abs(maps.own).max(), np.abs(maps.controls[0]).max())) or 1.0
-    shown = [overlay(maps.image, heat, limit=limit) for heat in (maps.own, maps.controls[0])]
-    picture = maps.image.permute(1, 2, 0).numpy()  # (h, w, 3)
-    scale = f'<div class="be-scale"><span>−{limit:.2g}</span><i></i><span>+{limit:.2g} F</span></div>'
-    titles = ("Picture", "EEG", "Shuffled EEG")
-    return panels(list(zip((picture, *shown), titles, strict=True))) + scale + paragraph(COVERED, "soft")
 
 
 # the tab
@@ -284,26 +224,30 @@ class SaliencyHandlers:
         query: str | None,
         windows: str,
         trained: dict,
-    ) -> str:
-        """The map of the example, or of the upload."""
+    ) -> Iterator[str]:
+        """The map of the example, or of the upload, step by step."""
         method = pick("way to cover", windows, WINDOWS)
         if source == EXAMPLE:
-            return self.example(stimulus, method)
+            yield from self.example(stimulus, method)
+            return
         epochs = guards.checked_epochs(file)
         named = {Path(path).name: path for path in files or []}
         image = guards.checked_picture(named.get(picture) or next(iter(named.values()), None))
         joint = self.demo.model if model == DEMO_MODEL else pick("model", model, trained)
-        by_name = bool(stimulus_choices(epochs))
-        return map_html(
-            joint, epochs, image, stimulus=stimulus if by_name else None, query=query or "", method=method
-        )
+        known = [name for _, name in stimulus_choices(epochs)]
+        settings = {"stimulus": stimulus if known else None, "query": query or "", "method": method}
+        files = join_pictures(known, files or [])
+        others = {name: guards.checked_picture(path) for name, path in list(files.items())[:MOST_UPLOADS]}
+        yield from map_steps(joint, epochs, image, pictures=others, **settings)
 
-    def example(self, stimulus: str, method: str = "occlusion") -> str:
-        """The map of a picture of the example, drawn once."""
+    def example(self, stimulus: str, method: str = "occlusion") -> Iterator[str]:
+        """The map of a picture of the example, step by step the first time."""
         key = (stimulus, method)
         if key not in self.examples:
-            self.examples[key] = example_html(self.demo, stimulus, method=method)
-        return self.examples[key]
+            for page in example_steps(self.demo, stimulus, method=method):
+                yield page
+            self.examples[key] = page
+        yield self.examples[key]
 
 
 def saliency_tab(demo: Demo) -> tuple[Callable[[], str], "gr.HTML"]:
@@ -331,8 +275,23 @@ def saliency_tab(demo: Demo) -> tuple[Callable[[], str], "gr.HTML"]:
         **PRIVATE,
     )
     given = [ui.source, ui.eeg, ui.pictures, ui.model, ui.picture, ui.trials, ui.query, ui.windows, trained]
-    ui.draw.click(with_progress(told(do.draw)), given, [ui.result], **HEAVY, **PRIVATE)
-    return told(lambda: do.example(choices[0][1])), ui.result
+    ui.draw.click(_in_steps(do.draw), given, [ui.result], **HEAVY, **PRIVATE)
+    return _in_steps(lambda: do.example(choices[0][1])), ui.result
+
+
+def _in_steps(steps: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+    """Pages one after another for a Gradio event, with progress bars, and errors as sentences."""
+    shown = with_progress(steps)
+
+    def run(*given: Any) -> Iterator[str]:
+        pages = shown(*given)
+        step = guards.told(lambda: next(pages, None))
+        while (page := step()) is not None:
+            yield page
+
+    run.__signature__ = inspect.signature(shown)
+    run.__name__ = getattr(steps, "__name__", "run")
+    return run
 
 
 def _drawn(choices: list[tuple[str, str]]) -> SimpleNamespace:

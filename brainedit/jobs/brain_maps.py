@@ -1,0 +1,143 @@
+"""Which electrode, when, and in which frequency band a model's score depends on, with a cluster test."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mne
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainedit.jobs.map_dependence import Source
+from brainedit.jobs.picture_maps import prepare_picture
+from brainedit.joint import JointModel
+from brainedit.montage import read_montage
+from saliency.bands import BANDS, band_map
+from saliency.clusters import ClusterTest, cluster_test
+from saliency.neural import neural_map, neural_maps
+
+FEWEST_UNITS = 6  # with fewer trials or pictures no p of a cluster test can reach .05
+MOST_TRIALS = 64  # of one kind whose maps are drawn for the cluster test
+
+
+@dataclass(frozen=True)
+class BrainMaps:
+    """What of the response F depends on.
+
+    neural : (n_channels, n_times), integrated gradients of F for the mean response, from the mean of the others
+    clusters : where maps differ from those of other EEG, or None; tested : what was tested, or why it was not
+    bands : name to (low, high), Hz; by_band : (n_channels, n_bands), fall of F without the band's phases
+    """
+
+    neural: np.ndarray
+    clusters: ClusterTest | None
+    tested: str
+    bands: dict[str, tuple[float, float]]
+    by_band: np.ndarray
+
+
+def brain_maps(
+    model: JointModel,
+    epochs: mne.BaseEpochs,
+    image: Tensor,
+    own: np.ndarray,
+    sources: Sequence[Source] = (),
+    *,
+    seed: int = 0,
+) -> BrainMaps:
+    """Neural map, its cluster test over trials (or, where they are too few, over pictures), and band map.
+
+    image : (3, h, w) as the model sees it; own : (n,) bool, the trials of this picture
+    sources : pictures with their trials, this one first
+    """
+    eeg, own = model.prepare_eeg(epochs), np.array(own, bool)
+    score, image = model.score_eeg(image.to(model.device)), image.to(model.device)
+    response, rest = eeg[own].mean(0), eeg[~own].mean(0)
+    bands, sfreq = usable_bands(model), model.eeg_input.settings["sfreq"]
+    clusters, tested = _clusters(model, eeg, image, own, sources, seed)
+    return BrainMaps(
+        neural=neural_map(score, response, baseline=rest).cpu().numpy(),
+        clusters=clusters,
+        tested=tested,
+        bands=bands,
+        by_band=band_map(score, response, sfreq=sfreq, bands=bands, n_draws=8, seed=seed).cpu().numpy(),
+    )
+
+
+def usable_bands(model: JointModel) -> dict[str, tuple[float, float]]:
+    """The standard bands, as far as the model's sampling rate and the length of its trials hold them."""
+    n_times, sfreq = model.eeg_input.n_times, model.eeg_input.settings["sfreq"]
+    spacing, nyquist = sfreq / n_times, sfreq / 2
+    found = {}
+    for name, (low, high) in BANDS.items():
+        first, top = max(1, math.ceil(low / spacing - 1e-6)), min(high, nyquist)
+        last = n_times // 2 if top == nyquist else math.ceil(top / spacing - 1e-6) - 1
+        if low < nyquist and first <= last:
+            found[name] = (low, top)
+    return found
+
+
+def model_info(model: JointModel) -> mne.Info:
+    """The model's channels with standard positions where their names have one."""
+    info = mne.create_info(
+        model.eeg_input.channels, model.eeg_input.settings["sfreq"], "eeg", verbose="error"
+    )
+    info.set_montage(read_montage(), match_case=False, on_missing="ignore", verbose="error")
+    return info
+
+
+def _clusters(
+    model: JointModel, eeg: Tensor, image: Tensor, own: np.ndarray, sources: Sequence[Source], seed: int
+) -> tuple[ClusterTest | None, str]:
+    if own.sum() >= FEWEST_UNITS:
+        maps, unit = _trial_differences(model, eeg, image, own, seed), "trials"
+        tested = "maps of single trials of this picture less the mean map of single trials of others"
+    elif len(sources) >= FEWEST_UNITS:
+        maps, unit = _picture_differences(model, eeg, sources), "pictures"
+        tested = (
+            "maps of each picture's mean response, for F with that picture less the mean F with the others"
+        )
+    else:
+        return None, (
+            f"No cluster test was run: it needs {FEWEST_UNITS} trials of this picture or {FEWEST_UNITS} pictures "
+            f"that were shown twice or more; there are {own.sum()} and {len(sources)}."
+        )
+    settings = model.eeg_input.settings
+    found = cluster_test(maps, model_info(model), tmin=settings["tmin"], unit=unit, seed=seed)
+    return found, f"Tested: {tested}. {found.verdict}"
+
+
+def _trial_differences(
+    model: JointModel, eeg: Tensor, image: Tensor, own: np.ndarray, seed: int
+) -> np.ndarray:
+    """Each own trial's map less the mean map of other trials, (n, n_channels, n_times), for the same score."""
+    rng, score, baseline = np.random.default_rng(seed), model.score_eeg(image), eeg[~own].mean(0)
+    rows = [
+        np.sort(rng.permutation(np.flatnonzero(chosen))[:MOST_TRIALS].astype(int)) for chosen in (own, ~own)
+    ]
+    mine, others = (neural_maps(score, eeg[some], baseline=baseline).cpu() for some in rows)
+    return (mine - others.mean(0)).numpy()
+
+
+def _picture_differences(model: JointModel, eeg: Tensor, sources: Sequence[Source]) -> np.ndarray:
+    """A map for each picture's mean response, (n, n_channels, n_times), for F with it less F with the others.
+
+    Where responses say nothing about pictures, these maps have a mean of 0.
+    """
+    with torch.no_grad():
+        theta = torch.cat(
+            [model.embed_image(prepare_picture(model, source.picture)[None]) for source in sources]
+        )
+    n, baseline = len(sources), torch.stack([eeg[source.trials].mean(0) for source in sources])
+    contrasts = (theta - theta.mean(0)) * (n / (n - 1))
+    maps = []
+    for contrast, response in zip(contrasts, baseline, strict=True):
+        maps.append(
+            neural_map(
+                lambda batch, vector=contrast: model.embed_eeg(batch) @ vector,
+                response,
+                baseline=baseline.mean(0),
+            )
+        )
+    return torch.stack(maps).cpu().numpy()
