@@ -10,32 +10,31 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import linalg
-from threadpoolctl import threadpool_limits
 
-from brainedit._check import pick
-from brainedit.evaluation import permutation_p
+from brainedit.crowds import person_slopes
 from brainedit.generators.base import SPACES, Generator
 from brainedit.relevance import metadata_of, target_mask
-from brainedit.slopes import (
-    METHODS,
-    Ridge,
-    band,
-    contrast,
-    correlation,
-    cosine,
-    halves,
-    slope_of,
-    spearman_brown,
-    trial_controls,
-    unit,
-)
+from brainedit.relevance_inputs import HIERARCHICAL, joined_people, prepared
+from brainedit.reliability import DirectionReliability, LooksNeeded, reliability
+from brainedit.slopes import Ridge, contrast, cosine, trial_controls, unit
 
 if TYPE_CHECKING:
     import mne
 
+__all__ = [
+    "Direction",
+    "DirectionReliability",
+    "LooksNeeded",
+    "brain_direction",
+    "compatibility_direction",
+    "person_directions",
+    "prior_scale",
+    "reliability",
+]
+
 _HEADER = "brainedit.direction"
 
-_MIN_IMAGES = 10
+_MIN_DRAWS = 10
 _MIN_TRIALS = 4  # of each kind
 
 
@@ -142,32 +141,9 @@ class Direction:
         return replace(self, vector=vector, scale=scale, provenance=provenance, reliability=None)
 
 
-@dataclass(frozen=True)
-class DirectionReliability:
-    """How far a direction found from relevance can be trusted.
-
-    strength : correlation between relevance and its prediction from pictures left out
-    p : share of permuted relevances that reach this strength (never 0: (1 + count) / (1 + permutations))
-    split_half : mean cosine between the directions of two random halves of the images
-    split_half_full : the same by Spearman-Brown at all n images; about the square of the cosine to the truth
-    null_band : 2.5 and 97.5 % points of the cosine between permuted directions and this one
-    """
-
-    method: str
-    n: int
-    strength: float
-    null_strength: float
-    p: float
-    split_half: float
-    split_half_full: float
-    null_band: tuple[float, float]
-    n_permutations: int
-    n_splits: int
-
-
 def brain_direction(
     latents: pd.DataFrame,
-    relevance: pd.Series,
+    relevance: pd.Series | pd.DataFrame,
     *,
     space: str,
     method: str = "ridge",
@@ -177,81 +153,48 @@ def brain_direction(
     """The direction along which pictures grow more relevant, joined by stimulus.
 
     latents : one row a stimulus, n_dims columns ("w+": n_layers x n_dims, layer by layer, and a generator)
-    relevance : one number a stimulus, higher is more relevant
-    method : "ridge", "svr" (as in Davis 2022), "mean_difference" or "logistic"
+    relevance : one number a stimulus, higher is more relevant; for "hierarchical" a table of people x stimuli,
+        NaN where a person did not see one
+    method : "ridge" (penalty by generalised cross-validation), "ridge_fixed" (penalty n_dims x the mean
+        variance of a dimension), "svr" (as in Davis 2022), "mean_difference", "logistic", or "hierarchical"
+        (people pooled by how much each tells, then ridge with images weighted by how well they are known)
     generator : gives the scale (10,000 prior samples) and the sha256; else the scale is that of `latents`
 
     Raises ValueError when stimuli do not match, fewer than 10 come, relevance is constant, or a value is NaN.
     Source: Davis et al., CVPR 2022. Differs: ridge by default, no worse than their SVR and fast at any n.
     """
-    x, y = _joined(latents, relevance)
-    vector = unit(pick("direction method", method, METHODS)(x).coefficients(y), method)
-    if generator is not None:
-        shape = generator.latent_shape(space)
-        if vector.size != np.prod(shape):
-            raise ValueError(
-                f"{generator.name} has latents {shape} in {space!r}; these have {vector.size} numbers."
-            )
-        vector = vector.reshape(shape)
-        scale = prior_scale(generator, vector, space)
-    elif space == "w+":
-        raise ValueError("A direction in 'w+' needs its generator, which knows the layers; pass generator=.")
-    else:
-        scale = float((x @ vector).std())
-    provenance = {
-        "method": method,
-        "n": len(y),
-        "generator_sha256": generator.sha256 if generator is not None else None,
-        "scale_from": "prior" if generator is not None else "latents",
-    }
-    return Direction(vector, space, scale, name, provenance)
+    fit, y = prepared(latents, relevance, method)
+    vector = unit(fit.coefficients(y), method)
+    origin = {"method": method, "n": len(y)}
+    if method == HIERARCHICAL:
+        origin["n_people"] = len(relevance)
+    return _direction(latents, vector, space, name, generator, origin)
 
 
-def reliability(
-    latents: pd.DataFrame,
-    relevance: pd.Series,
-    *,
-    method: str = "ridge",
-    n_permutations: int = 1000,
-    n_splits: int = 100,
-    seed: int = 0,
-) -> DirectionReliability:
-    """Is there a direction at all, and would other images give the same one?
+def person_directions(
+    latents: pd.DataFrame, relevance: pd.DataFrame, *, space: str, generator: Generator | None = None
+) -> dict[Any, Direction]:
+    """The direction of each person, drawn to the crowd's as far as people agree (empirical Bayes).
 
-    Pictures are the unit: relevance is permuted over them, and they are split in halves. For "ridge" and
-    "mean_difference" all permutations are a few matrix products (leave-one-out in closed form); "svr" and
-    "logistic" are refitted in 5 folds each time, so give them fewer permutations.
+    latents, relevance, generator : as in `brain_direction` with "hierarchical"
 
+    How much people differ is found from all of them; where it is nothing, each gets the crowd's direction.
     Raises ValueError as `brain_direction` does.
     """
-    x, y = _joined(latents, relevance)
-    if n_permutations < 1 or n_splits < 1:
-        raise ValueError(f"Need 1 or more permutations and splits; got {n_permutations} and {n_splits}.")
-    make = pick("direction method", method, METHODS)
-    fit = make(x)
-    rng = np.random.default_rng(seed)
-    observed = unit(fit.coefficients(y), method)
-    shuffled = rng.permuted(np.repeat(y[:, None], n_permutations, axis=1), axis=0)  # (n, n_permutations)
-    strength = float(correlation(fit.held_out(y[:, None]), y[:, None])[0])
-    null = correlation(fit.held_out(shuffled), shuffled)
-    with threadpool_limits(1, user_api="blas"):  # halves are too small to gain from threads, which spin
-        cosines = [
-            cosine(slope_of(make, x[a], y[a]), slope_of(make, x[b], y[b]))
-            for a, b in halves(rng, len(y), n_splits)
-        ]
-    half = float(np.mean(cosines))
-    return DirectionReliability(
-        method=method,
-        n=len(y),
-        strength=strength,
-        null_strength=float(null.mean()),
-        p=permutation_p(strength, null),
-        split_half=half,
-        split_half_full=spearman_brown(half),
-        null_band=band(cosine(fit.coefficients(shuffled), observed)),
-        n_permutations=n_permutations,
-        n_splits=n_splits,
-    )
+    fit, y = prepared(latents, relevance, HIERARCHICAL)
+    x, people = joined_people(latents, relevance)
+    slopes = person_slopes(x, people, unit(fit.coefficients(y), HIERARCHICAL))
+    return {
+        person: _direction(
+            latents,
+            unit(slope, HIERARCHICAL),
+            space,
+            str(person),
+            generator,
+            {"method": HIERARCHICAL, "n": int(np.isfinite(values).sum()), "person": str(person)},
+        )
+        for person, slope, values in zip(relevance.index, slopes, people, strict=True)
+    }
 
 
 def compatibility_direction(
@@ -290,7 +233,7 @@ def compatibility_direction(
     if space == "w+":
         raise ValueError("Look for the direction in 'w': it serves 'w+' by broadcast over the layers.")
     generator.latent_shape(space)
-    if min(n_latents, n_permutations) < _MIN_IMAGES:
+    if min(n_latents, n_permutations) < _MIN_DRAWS:
         raise ValueError(f"Need 10 or more latents and permutations; got {n_latents} and {n_permutations}.")
     targets = _target_trials(epochs, target)
     eeg = _embed_epochs(model, epochs, batch_size)  # (n_trials, n_dims)
@@ -326,34 +269,33 @@ def prior_scale(generator: Generator, vector: np.ndarray, space: str) -> float:
     return float((latents @ vector).std())
 
 
-def _joined(latents: pd.DataFrame, relevance: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Latents (n, n_dims) and relevance (n,), row for row the same stimulus, both centred."""
-    for what, index in {"latents": latents.index, "relevance": relevance.index}.items():
-        if index.has_duplicates:
-            twice = index[index.duplicated()][0]
-            raise ValueError(f"Need one row a stimulus; {twice!r} comes more than once in the {what}.")
-    _check_all_there(latents.index, relevance.index, "relevance for every latent")
-    _check_all_there(relevance.index, latents.index, "a latent for every relevance")
-    if len(latents) < _MIN_IMAGES:
-        raise ValueError(f"Need {_MIN_IMAGES} or more images for a direction; got {len(latents)}.")
-    x = latents.to_numpy(dtype=np.float64)
-    y = relevance.loc[latents.index].to_numpy(dtype=np.float64)
-    for what, values in {"latents": x, "relevance": y[:, None]}.items():
-        bad = ~np.isfinite(values).all(axis=1)
-        if bad.any():
-            first = latents.index[bad][0]
+def _direction(
+    latents: pd.DataFrame,
+    vector: np.ndarray,
+    space: str,
+    name: str,
+    generator: Generator | None,
+    origin: dict[str, Any],
+) -> Direction:
+    """A slope of unit length (n_dims,) as a Direction with its scale and provenance."""
+    if generator is not None:
+        shape = generator.latent_shape(space)
+        if vector.size != np.prod(shape):
             raise ValueError(
-                f"The {what} must be finite; {first!r} and {bad.sum() - 1} more hold NaN or infinity."
+                f"{generator.name} has latents {shape} in {space!r}; these have {vector.size} numbers."
             )
-    if np.ptp(y) == 0:
-        raise ValueError(f"Relevance is {y[0]:g} for every image; a direction needs it to differ.")
-    return x - x.mean(0), y - y.mean()
-
-
-def _check_all_there(wanted: pd.Index, given: pd.Index, need: str) -> None:
-    missing = wanted[~wanted.isin(given)]
-    if len(missing):
-        raise ValueError(f"Need {need}; {missing[0]!r} and {len(missing) - 1} more have none.")
+        vector = vector.reshape(shape)
+        scale = prior_scale(generator, vector, space)
+    elif space == "w+":
+        raise ValueError("A direction in 'w+' needs its generator, which knows the layers; pass generator=.")
+    else:
+        scale = float((latents.to_numpy(dtype=np.float64) @ vector).std())
+    provenance = {
+        **origin,
+        "generator_sha256": generator.sha256 if generator is not None else None,
+        "scale_from": "prior" if generator is not None else "latents",
+    }
+    return Direction(vector, space, scale, name, provenance)
 
 
 def _target_trials(epochs: "mne.BaseEpochs", target: str) -> np.ndarray:

@@ -1,67 +1,118 @@
 """From EEG to how relevant each picture was: single-trial probabilities out of fold, pooled by picture."""
 
+import logging
 import re
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
 
 import mne
 import numpy as np
 import pandas as pd
 
 from brainedit._check import pick
+from brainedit.alignment import euclidean_alignment, first_trials
 from brainedit.eeg import check_signal
+from brainedit.erp_classifiers import METHODS, PRESETS, Scorer, Windows
 from brainedit.evaluation import Score, auc_score
-from brainedit.splits import unit_names
+from brainedit.relevance_nested import CALIBRATIONS, FoldScorer
+from brainedit.relevance_pooling import pool_relevance
+from brainedit.splits import recording_names, unit_names
+
+__all__ = ["PRESETS", "metadata_of", "pool_relevance", "relevance_score", "score_trials", "target_mask"]
+
+logger = logging.getLogger(__name__)
 
 N_STIMULUS_FOLDS = 10
+AUTO = {"lda": ("lda", None), "lda, davis2022": ("lda", PRESETS["davis2022"]), "xdawn": ("xdawn", None)}
+AVERAGED = ("lda", "xdawn")
 
 
 def score_trials(
     epochs: mne.BaseEpochs,
     *,
     target: str,
-    method: str = "lda",
+    method: str | Callable[[mne.BaseEpochs, np.ndarray, mne.BaseEpochs], np.ndarray] = "lda",
     scheme: str = "run",
-    tmin: float = 0.0,
-    tmax: float = 0.75,
-    n_windows: int = 16,
+    tmin: float = Windows().tmin,
+    tmax: float = Windows().tmax,
+    n_windows: int = Windows().n,
+    preset: str | None = None,
+    calibrate: str | None = None,
+    center: bool = True,
+    n_calibration: int | None = None,
+    n_training: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Probability, per trial, that the brain response was to a target.
 
     target : query on the metadata that is true for target trials, e.g. "label == 'smile'"
-    method : "lda" (window means and shrinkage LDA) or "xdawn" (xDAWN covariances, tangent space and logistic
-        regression; needs the extra `riemann`)
+    method : "lda" (window means and shrinkage LDA); "xdawn" (xDAWN covariances of whole epochs, tangent space and
+        logistic regression; needs the extra `riemann`); "eegnet", "eeginceptionerp" (need the extra `nets`); "auto"
+        (in each fold the one of `AUTO`, or the mean of LDA and xDAWN, that does best on inner folds of its
+        training trials); or a function (training epochs, (n,) bool which are targets, epochs to score) ->
+        log-odds, e.g. of a joint model's compatibility. The epochs to score come without metadata
     scheme : what a fold leaves out; each probability comes from a model that has not seen it, trained on the
         same person's other trials (for "subject": on the other people's): "run",
         "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (the metadata column of that
-        name where both poles of a pair share a value, else each `task`)
+        name where both poles of a pair share a value, else each `task`). Where there are tasks "task_pair" is the
+        honest choice: training within a task already uses the labels of what is looked for, so its scores may
+        carry the attribute and not relevance
     tmin, tmax, n_windows : the windows, s. The published settings are 25 in -.2 to .9 and 5 in 0 to .5
         (Davis et al. 2022), 7 in .05 to .8 (Kangassalo et al. 2020); the default is 16 in 0 to .75 (47 ms
         each, 12 samples at 256 Hz).
-        A window that the epochs do not hold is cut, not padded
+        A window that the epochs do not hold is cut, not padded. xDAWN takes whole epochs, networks tmin to tmax
+    preset : these by name, "davis2022", "davis2022_public" or "kangassalo2020", in place of the three
+    calibrate : "platt" or "isotonic" turn scores into log-odds by a curve that is fitted to the scores of inner folds
+        of the training trials. 0.5 is then an even chance, were half the trials targets. None is "platt" for "auto",
+        whose classifiers differ in their units from fold to fold, else "none"
+    center : take away the mean log-odds of what is scored together. Must be False where folds hold one kind of trial
+    n_calibration : for scheme "subject": trials at the start of the new person's first run that join the training.
+        Everyone's EEG is aligned by as many first trials (`euclidean_alignment`). That run is not scored; 0
+        leaves it out too and aligns nothing
+    n_training : train each fold on that many of its trials, drawn at random with their share of targets; the trials
+        of a calibration come on top
 
     Returns one row per trial in the order of the epochs: stimulus, subject, task, fold, probability (0 to 1),
-    target. Log-odds have equal priors and are centred on their fold's mean, so that a drift between
+    target; with "auto" also `method`, what was taken. A run that is not scored has no rows; the index is the
+    trial's number. Log-odds have equal priors and are centred on their fold's mean, so that a drift between
     recordings does not decide; hence 0.5 is a fold's middle, not an even chance.
     Raises ValueError when the metadata lack the scheme's column, there is one fold, or a fold to train on has
     one kind of trial only.
     Source: Davis et al., CVPR 2022 (shrinkage LDA on window means). Differs: priors are equal and scores are
     centred per fold.
     """
-    classify = pick("method", method, {"lda": _lda, "xdawn": _xdawn})
+    windows = _chosen_windows(preset, Windows(tmin, tmax, n_windows))
+    calibrate = calibrate or ("platt" if method == "auto" else "none")
+    pick("calibration", calibrate, {"none": None, **CALIBRATIONS})
+    if not callable(method):
+        pick("method", method, {"auto": None, **METHODS})
     metadata = metadata_of(epochs)
     is_target = target_mask(metadata, target)
     fold = _folds(metadata, pick("scheme", scheme, SCHEMES), scheme, seed)
-    data = _eeg(epochs)
-    features = _windows(data, epochs.times, tmin, tmax, n_windows) if method == "lda" else data
-    log_odds = np.zeros(len(metadata))
-    for train, test in _splits(fold, is_target, _people(metadata, scheme)):
-        values = classify(features[train], is_target[train], features[test])
-        log_odds[test] = values - values.mean()
+    early, unscored = _calibration(metadata, scheme, n_calibration)
+    person = _people(metadata, scheme)
+    score = FoldScorer(
+        scorers=_scorers(epochs, method, windows, fold if early.any() else None, early, seed),
+        averaged=AVERAGED if method == "auto" else (),
+        is_target=is_target,
+        unit=fold,
+        recording=recording_names(metadata),
+        calibrate=calibrate,
+        center=center,
+        seed=seed,
+    )
+    log_odds, taken = np.zeros(len(metadata)), np.full(len(metadata), "", object)
+    for train, test in _splits(fold, is_target, person):
+        train, test = np.flatnonzero(train), np.flatnonzero(test & ~unscored)
+        if n_training is not None:
+            train = _drawn(train, is_target, n_training, seed)
+        train = np.concatenate([train, np.flatnonzero(early & (fold == fold[test[0]]))])
+        log_odds[test], taken[test] = score(train, test)
+    if center:
+        _warn_of_one_kind(fold[~unscored], person[~unscored], is_target[~unscored])
     columns = {name: metadata.get(name, pd.Series(index=metadata.index)).to_numpy() for name in COPIED}
     probability = 1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))
-    return pd.DataFrame(columns | {"fold": fold, "probability": probability, "target": is_target})
+    columns |= {"fold": fold, "probability": probability, "target": is_target}
+    return pd.DataFrame(columns | ({"method": taken} if method == "auto" else {}))[~unscored]
 
 
 COPIED = ("stimulus", "subject", "task")
@@ -82,29 +133,6 @@ def relevance_score(trials: pd.DataFrame, *, seed: int = 0) -> Score:
         within=trials["fold"].astype(str).to_numpy(),
         seed=seed,
     )
-
-
-def pool_relevance(
-    trials: pd.DataFrame, *, by: str = "stimulus", weights: pd.Series | None = None
-) -> pd.Series:
-    """Relevance of each picture, 0 to 1: the mean of its trials' log-odds, over repeats and people.
-
-    weights : weight of each subject, indexed by subject; all equal when None
-
-    Raises ValueError when the trials do not name the picture, or a subject has no weight.
-    """
-    if by not in trials or trials[by].isna().any():
-        raise ValueError(f"Pooling by {by!r} needs that column filled in the trial scores.")
-    p = trials["probability"].clip(1e-9, 1 - 1e-9)
-    log_odds = np.log(p / (1 - p))
-    weight = pd.Series(1.0, index=trials.index)
-    if weights is not None:
-        missing = sorted(set(trials["subject"]) - set(weights.index))
-        if missing:
-            raise ValueError(f"Subject {missing[0]!r} and {len(missing) - 1} more have no weight.")
-        weight = trials["subject"].map(weights)
-    sums = pd.DataFrame({"x": log_odds * weight, "w": weight}).groupby(trials[by]).sum()
-    return (1 / (1 + np.exp(-sums["x"] / sums["w"]))).rename("relevance")
 
 
 def target_mask(metadata: pd.DataFrame, target: str) -> np.ndarray:
@@ -146,6 +174,102 @@ def metadata_of(epochs: mne.BaseEpochs) -> pd.DataFrame:
     return epochs.metadata.reset_index(drop=True)
 
 
+def _chosen_windows(preset: str | None, windows: Windows) -> Windows:
+    if preset is None:
+        return windows
+    chosen = pick("preset", preset, PRESETS)
+    if windows not in (Windows(), chosen):
+        raise ValueError(
+            f"The preset {preset!r} has {chosen.n} windows in {chosen.tmin} to {chosen.tmax} s; got "
+            f"{windows.n} in {windows.tmin} to {windows.tmax} s too. Give one of the two."
+        )
+    return chosen
+
+
+def _calibration(
+    metadata: pd.DataFrame, scheme: str, n_calibration: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which trials calibrate and which are not scored, (n,) bool each."""
+    if n_calibration is None:
+        none = np.zeros(len(metadata), bool)
+        return none, none
+    if scheme != "subject":
+        raise ValueError(
+            f"n_calibration={n_calibration} is for a new person, scheme 'subject'; got {scheme!r}."
+        )
+    if n_calibration < 0 or n_calibration == 1:
+        raise ValueError(f"n_calibration is 2 trials or more, or 0 for none; got {n_calibration}.")
+    return first_trials(metadata, n_calibration)
+
+
+def _scorers(
+    epochs: mne.BaseEpochs,
+    method: str | Callable,
+    windows: Windows,
+    person: np.ndarray | None,
+    reference: np.ndarray,
+    seed: int,
+) -> Mapping[str, Scorer]:
+    """The classifier, or the candidates of "auto", by name; on aligned EEG where people are given."""
+    if callable(method):
+        if person is not None:
+            raise ValueError(
+                "A function cannot be calibrated to a new person: its epochs are not aligned. Use n_calibration=None."
+            )
+        return {"function": _function_scorer(epochs, method)}
+    data = _eeg(epochs)
+    if person is not None:
+        data = euclidean_alignment(data, person, reference)
+    chosen = AUTO if method == "auto" else {method: (method, None)}
+    return {
+        name: METHODS[kind](data, epochs.times, own or windows, seed=seed)
+        for name, (kind, own) in chosen.items()
+    }
+
+
+def _function_scorer(epochs: mne.BaseEpochs, function: Callable) -> Scorer:
+    def score(train: np.ndarray, is_target: np.ndarray, test: np.ndarray) -> np.ndarray:
+        asked = epochs[test]
+        asked.metadata, asked.events[:, 2], asked.event_id = (
+            None,
+            1,
+            {"asked": 1},
+        )  # nothing that tells targets
+        values = np.asarray(function(epochs[train], is_target, asked), float)
+        if values.shape != test.shape or not np.isfinite(values).all():
+            raise ValueError(
+                f"The method must give a finite log-odds for each of {len(test)} trials; got shape {values.shape}, "
+                f"{(~np.isfinite(values)).sum()} of them not finite."
+            )
+        return values
+
+    return score
+
+
+def _drawn(train: np.ndarray, is_target: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """`n` of the training trials, at random, with their share of targets but at least two of each kind."""
+    if not 4 <= n <= len(train):
+        raise ValueError(f"n_training is 4 up to the {len(train)} trials that a fold trains on; got {n}.")
+    rng = np.random.default_rng([seed, *train[[0, -1]]])
+    targets, others = train[is_target[train]], train[~is_target[train]]
+    n_targets = int(np.clip(round(n * len(targets) / len(train)), 2, n - 2))
+    n_targets = min(max(n_targets, n - len(others)), len(targets))
+    parts = [rng.permutation(targets)[:n_targets], rng.permutation(others)[: n - n_targets]]
+    return np.sort(np.concatenate(parts))
+
+
+def _warn_of_one_kind(fold: np.ndarray, person: np.ndarray, is_target: np.ndarray) -> None:
+    together = pd.Series(is_target).groupby([fold, person]).nunique()
+    if (together < 2).any():
+        logger.warning(
+            "%d of %d folds hold targets alone or none (the first is %r); centring takes away what sets them apart "
+            "from other folds. Choose another scheme, or center=False.",
+            (together < 2).sum(),
+            len(together),
+            together.index[together < 2][0][0],
+        )
+
+
 def _eeg(epochs: mne.BaseEpochs) -> np.ndarray:
     picks = mne.pick_types(epochs.info, eeg=True, exclude="bads")
     if len(picks) == 0:
@@ -153,20 +277,6 @@ def _eeg(epochs: mne.BaseEpochs) -> np.ndarray:
     data = epochs.get_data(picks=picks, copy=False)
     check_signal(data, [epochs.ch_names[i] for i in picks])
     return data
-
-
-def _windows(data: np.ndarray, times: np.ndarray, tmin: float, tmax: float, n_windows: int) -> np.ndarray:
-    """Means over windows of equal length, (n, n_channels * n_windows); the standard deviation is the unit."""
-    length = (tmax - tmin) / n_windows
-    bounds = np.searchsorted(times, tmin + np.arange(n_windows + 1) * length - 1e-6)
-    kept = [data[:, :, a:b].mean(-1) for a, b in pairwise(bounds) if b > a]
-    if len(kept) < 2:
-        raise ValueError(
-            f"Only {len(kept)} of {n_windows} windows in {tmin} to {tmax} s hold samples of epochs that span "
-            f"{times[0]:.3f} to {times[-1]:.3f} s."
-        )
-    features = np.stack(kept, -1).reshape(len(data), -1)
-    return features / features.std()
 
 
 def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.ndarray:
@@ -208,29 +318,3 @@ def _splits(
                 f"Without fold {str(name)!r} {share} of the trials to train on are targets; choose another scheme."
             )
         yield train, test
-
-
-def _lda(train: np.ndarray, is_target: np.ndarray, test: np.ndarray) -> np.ndarray:
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
-    return model.fit(train, is_target).decision_function(test)
-
-
-def _xdawn(train: np.ndarray, is_target: np.ndarray, test: np.ndarray) -> np.ndarray:
-    try:
-        from pyriemann.estimation import XdawnCovariances
-        from pyriemann.tangentspace import TangentSpace
-    except ImportError:
-        raise ValueError("The method 'xdawn' needs pyriemann: pip install 'brainedit[riemann]'.") from None
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    scale = train.std()
-    n_filters = min(4, train.shape[1])
-    model = make_pipeline(
-        XdawnCovariances(n_filters, estimator="oas"),
-        TangentSpace(),
-        LogisticRegression(class_weight="balanced", max_iter=1000),
-    )
-    return model.fit(train / scale, is_target.astype(int)).decision_function(test / scale)

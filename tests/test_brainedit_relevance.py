@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from brainedit import relevance
+from brainedit.erp_classifiers import METHODS, window_means
 from brainedit.evaluation import auc
 from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
 
@@ -101,25 +101,19 @@ def test_no_model_has_seen_what_it_scores(array_epochs, monkeypatch, scheme):
     epochs._data[:, 0, ::2] *= 1.01  # that channel is not flat
     scored = []
 
-    def spy(train, is_target, test):
-        assert len(train) == len(is_target)
-        seen = np.flatnonzero(np.isin(features[:, 0], train[:, 0]))
-        left = np.flatnonzero(np.isin(features[:, 0], test[:, 0]))
-        assert len(seen) + len(left) == len(epochs)
-        assert not set(own[seen]) & set(own[left])
-        scored.extend(left)
-        return np.zeros(len(test))
+    def spy(data, times, windows, *, seed):
+        number = data[:, 0, 1]
 
-    windows = relevance._windows
+        def score(train, is_target, test):
+            assert len(train) == len(is_target)
+            assert len(set(number[train]) | set(number[test])) == len(train) + len(test) == len(epochs)
+            assert not set(own[train]) & set(own[test])
+            scored.extend(test)
+            return np.zeros(len(test))
 
-    def remember(*args):
-        nonlocal features
-        features = windows(*args)
-        return features
+        return score
 
-    features = None
-    monkeypatch.setattr(relevance, "_windows", remember)
-    monkeypatch.setattr(relevance, "_lda", spy)
+    monkeypatch.setitem(METHODS, "lda", spy)
     score_trials(epochs, target=TARGET, scheme=scheme)
     assert sorted(scored) == list(range(len(epochs)))
 
@@ -219,7 +213,7 @@ def test_windows_are_means_of_what_they_cover():
     times = -0.1 + np.arange(90) / 100
     data = np.tile(times, (3, 2, 1))
     data[1] *= 2
-    features = relevance._windows(data, times, 0.0, 0.8, 16)
+    features = window_means(data, times, 0.0, 0.8, 16)
     ratio = features[0, :16] / features[0, 0]
     expected = 0.02 + 0.05 * np.arange(16)  # mean of 0, .01, .02, .03, .04 and so on
     assert np.allclose(ratio, expected / 0.02)
@@ -228,8 +222,8 @@ def test_windows_are_means_of_what_they_cover():
 
 def test_windows_outside_the_epochs_are_cut(array_epochs):
     epochs = simulate(array_epochs, n=120, separation=2)
-    full = relevance._windows(epochs.get_data(), epochs.times, 0.0, 0.8, 16)
-    longer = relevance._windows(epochs.get_data(), epochs.times, 0.0, 1.6, 32)
+    full = window_means(epochs.get_data(), epochs.times, 0.0, 0.8, 16)
+    longer = window_means(epochs.get_data(), epochs.times, 0.0, 1.6, 32)
     assert full.shape == longer.shape == (120, 96)
     with pytest.raises(ValueError, match=r"Only 0 of 16 windows in 2\.0 to 3\.0 s .* -0\.100 to 0\.790 s"):
         score_trials(epochs, target=TARGET, tmin=2.0, tmax=3.0)
