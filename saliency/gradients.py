@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from saliency.fills import Fill, fill_picture
-from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, pick
+from saliency.scores import Score, check_count, check_mode, check_picture, check_steady, evaluate, pick
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def gradient_map(
         check_count(name, value)
     check_mode(score)
     gradient = _Gradient(score, image.detach(), batch_size=batch_size, progress=progress)
+    check_steady(score, gradient.image[None], gradient.clean)
     settings = {"baseline": baseline, "n_steps": n_steps, "noise": noise, "n_samples": n_samples}
     heat = _METHODS[method](gradient, **settings, layer=layer, relu=relu, seed=seed)
     bad = int((~torch.isfinite(heat)).sum())
@@ -190,12 +191,21 @@ def _warn_if_incomplete(heat: torch.Tensor, clean: torch.Tensor, begun: torch.Te
 
 def _find_layer(gradient: _Gradient, layer: nn.Module | str | None) -> nn.Module:
     if isinstance(layer, nn.Module):
-        return layer
+        return _with_channels_first(layer)
     if not isinstance(gradient.score, nn.Module):
         kind = type(gradient.score).__name__
         raise ValueError(f"Need the layer itself as a module, the score is a {kind}; got layer={layer!r}.")
     modules = {name: module for name, module in gradient.score.named_modules() if name}
-    return pick("layer", layer, modules) if layer is not None else _last_maps(gradient, modules)
+    if layer is not None:
+        return _with_channels_first(pick("layer", layer, modules))
+    return _last_maps(gradient, modules)
+
+
+def _with_channels_first(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, _CHANNELS_LAST):
+        kind = type(layer).__name__
+        raise ValueError(f"Need a layer that gives maps (n, c, h, w); a {kind} has its channels last.")
+    return layer
 
 
 def _last_maps(gradient: _Gradient, modules: dict[str, nn.Module]) -> nn.Module:
@@ -217,7 +227,11 @@ def _last_maps(gradient: _Gradient, modules: dict[str, nn.Module]) -> nn.Module:
             handle.remove()
     size = gradient.image.shape[1:]
     names = [name for name, _ in calls]
-    found = [i for i, (name, shape) in enumerate(calls) if _are_maps(shape, size) and names.count(name) == 1]
+    found = [
+        i
+        for i, (name, shape) in enumerate(calls)
+        if _are_maps(shape, size) and names.count(name) == 1 and not isinstance(modules[name], _CHANNELS_LAST)
+    ]
     if not found or any(len(shape) == 3 for _, shape in calls[found[-1] + 1 :]):
         reason = "it goes on with tokens" if found else "no module of it gives maps (n, c, h, w)"
         raise ValueError(
@@ -238,7 +252,7 @@ def _are_maps(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
 def _check_maps(output: object, image: torch.Tensor) -> None:
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     height, width = image.shape[1:]
-    if isinstance(shape, str) or len(shape) != 4 or not (2 <= shape[2] <= height and 2 <= shape[3] <= width):
+    if isinstance(shape, str) or not _are_maps(shape, (height, width)):
         raise ValueError(
             f"Need a layer that gives maps (n, c, h, w) of 2 x 2 up to the picture's {height} x {width}, "
             f"it gives {shape}."
@@ -257,3 +271,4 @@ def _check_settings(*, method: str, layer: nn.Module | str | None, noise: float)
 
 _METHODS = {"integrated_gradients": _integrated_gradients, "smoothgrad": _smoothgrad, "gradcam": _gradcam}
 _NO_MAPS = (nn.modules.dropout._DropoutNd, nn.Softmax, nn.Identity)  # heads x tokens often pass through these
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)

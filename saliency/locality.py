@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saliency.tracing import Kernel, Pair, Step
+from saliency.tracing import Kernel, Pair, Step, unpadded
 
 WHOLE = 0.93  # of a map: where a rectangle covers more, the whole map is computed
 
@@ -38,6 +38,7 @@ class LocalScore:
         self._may_overwrite = {
             step: step.in_place is not None
             and step.parents[0].kind == "kernel"
+            and step.parents[0].inside is not unpadded  # which may hand on its input itself
             and sum(step.parents[0] in other.parents for other in steps) == 1
             for step in steps
         }
@@ -52,9 +53,9 @@ class LocalScore:
         return len(local) - 1
 
     @staticmethod
-    def bytes_kept(steps: list[Step]) -> int:
-        """At most: the clean picture's maps, once as they are and once with their surroundings."""
-        return 2 * sum(4 * math.prod(step.shape[1:]) for step in steps if step.kind != "other")
+    def bytes_kept(steps: list[Step], n_bytes: int) -> int:
+        """At most, for numbers of n_bytes: the clean picture's maps, as they are and with their surroundings."""
+        return 2 * sum(n_bytes * math.prod(step.shape[1:]) for step in steps if step.kind != "other")
 
     def reach(self, corner: Pair, window: int) -> tuple[Pair, ...]:
         """Sizes of what a window can change, step by step: windows with equal ones go well together."""
@@ -97,7 +98,7 @@ class LocalScore:
         size, starts = [], []
         for axis in (0, 1):
             spans = [reach[step] for reach in reaches[axis]]
-            size.append(max(b - a for a, b in spans))
+            size.append(max(1, *(b - a for a, b in spans)))  # a step wider than its kernel may miss a window
             starts.append([min(a, step.shape[2 + axis] - size[axis]) for a, _ in spans])
         return tuple(size), list(zip(*starts, strict=True))
 

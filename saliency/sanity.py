@@ -113,11 +113,14 @@ def map_verdict(evidence: EEGDependence | float, checks: Sequence[SanityCheck] =
     checks : what the map was compared with; a correlation of .71 (half of the variance) counts as alike
     """
     depends, opening = _evidence(evidence)
+    too_few = isinstance(evidence, EEGDependence) and evidence.p_floor > ALPHA
     compared = [(max(check.r, check.r_abs), check) for check in checks if check.ran]
     alike, closest = max(compared, key=lambda pair: pair[0], default=(0.0, None))
     if alike >= ALIKE:
         end = "the EEG changes what is mainly a picture map" if depends else "read it as a picture map"
         return f"{opening} Most of it is there too when {closest.what_it_shows} (r = {alike:.2f}): {end}."
+    if too_few:
+        return opening
     if not depends:
         return f"{opening} Read it as a picture map, not as a brain map."
     if not compared:

@@ -43,6 +43,15 @@ def check_mode(score: Score) -> None:
                 )
 
 
+def check_steady(score: Score, batch: torch.Tensor, values: torch.Tensor) -> None:
+    """Raise ValueError if a network in training mode gives other values for the same batch a second time."""
+    if not isinstance(score, nn.Module) or not any(part.training for part in score.modules()):
+        return
+    again = evaluate(score, batch, like=values)
+    if not torch.allclose(again, values, rtol=1e-4, atol=1e-6 * values.abs().max().item()):
+        raise ValueError("The score changes from call to call for the same input; call .eval() on it first.")
+
+
 def check_count(name: str, value: int) -> None:
     """Raise ValueError unless the setting is a whole number of at least 1."""
     if not isinstance(value, Integral) or value < 1:
@@ -55,7 +64,7 @@ def evaluate(score: Score, batch: torch.Tensor, *, like: torch.Tensor | None = N
     like : the scores of an earlier batch, whose trailing shape must come again; None: the first call, whose
         values are also checked to be finite
     """
-    values = score(batch)
+    values = score(batch.clone())  # a score may work in place, but not on the caller's input
     if not isinstance(values, torch.Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
         raise ValueError(f"Need the score to return a float tensor (n,) or (n, k), it returned {kind}.")

@@ -26,6 +26,7 @@ _ACTIVATIONS = {  # what oneDNN computes with a convolution: its name, and the n
     aten.silu.default: ("swish",),
     aten.hardswish.default: ("hardswish",),
 }
+_MAY_BE_NAN = {"sqrt", "rsqrt", "reciprocal", "pow", "log", "log1p", "log2", "log10", "asin", "acos", "atanh"}
 _ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 _SHARED = {
     aten.clone.default,
@@ -113,7 +114,7 @@ def _steps(module: fx.GraphModule) -> tuple[Step, Step]:
         if node.target is aten.as_strided.default:
             raise ValueError("The score reads memory by its strides.")
         if node.op == "placeholder":
-            known[node] = Step("input", _same)
+            known[node] = Step("input", unpadded)
         elif node.op == "get_attr":
             known[node] = getattr(module, node.target).detach()
         elif any(isinstance(known[parent], Step) for parent in node.all_input_nodes):
@@ -179,8 +180,19 @@ def _pointwise(node: fx.Node, known: dict) -> Step | None:
 
 
 def _is_free(convolution: "_Convolution", node: fx.Node) -> bool:
-    """Whether nothing else reads the convolution, and nothing has been taken into it."""
-    return len(node.users) == 1 and convolution.activation == ("none",) and _has_onednn(convolution.weight)
+    """Whether nothing else reads the convolution, nothing has been taken into it, and no NaN can come to it.
+
+    oneDNN's activations turn NaN into numbers.
+    """
+    fresh = len(node.users) == 1 and convolution.activation == ("none",)
+    return fresh and _has_onednn(convolution.weight) and not any(map(_may_be_nan, node.graph.nodes))
+
+
+def _may_be_nan(node: fx.Node) -> bool:
+    """Whether an operation may give NaN or infinity for finite numbers, overflow aside."""
+    name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
+    divided = name == "div" and isinstance(node.args[1], fx.Node) and node.args[1].op != "get_attr"
+    return name in _MAY_BE_NAN or divided
 
 
 def _with_rest(target: Callable, node: fx.Node, value: Tensor) -> Tensor:
@@ -196,7 +208,7 @@ def _convolution(node: fx.Node, known: dict) -> Step | None:
 
 
 def _convolving(parent: Step, weight: Tensor, bias, before, after, stride, dilation, groups) -> Step:
-    if parent.inside is _same and parent.kernel.fill == 0:  # a padding by zeros of its own
+    if parent.inside is unpadded and parent.kernel.fill == 0:  # a padding by zeros of its own
         before = [a + b for a, b in zip(before, parent.kernel.before, strict=True)]
         after = [a + b for a, b in zip(after, parent.kernel.after, strict=True)]
         parent = parent.parents[0]
@@ -269,6 +281,8 @@ def _batch_norm(node: fx.Node, known: dict) -> Step | None:
     """Folded into a convolution that nothing else reads; else a scale and a shift for each channel."""
     x, weight, bias, mean, variance, *rest = node.args
     training = node.target is aten.native_batch_norm.default and rest[0]
+    if len(node.meta["val"][0].shape) != 4:
+        return None
     if training or any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
         return None
     scale = (known[variance] + rest[-1]).rsqrt()
@@ -287,10 +301,11 @@ def _padding(node: fx.Node, known: dict) -> Step | None:
         return None
     fill = node.args[2] if len(node.args) > 2 else 0.0
     kernel = Kernel(before=(top, left), after=(bottom, right), fill=fill)
-    return Step("kernel", kernel.pad, [known[node.args[0]]], kernel, _same)
+    return Step("kernel", kernel.pad, [known[node.args[0]]], kernel, unpadded)
 
 
-def _same(value: Tensor) -> Tensor:
+def unpadded(value: Tensor) -> Tensor:
+    """What a padding does inside a region that has its surroundings already: nothing."""
     return value
 
 

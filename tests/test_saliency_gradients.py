@@ -268,7 +268,7 @@ class Tokens(nn.Module):
 def test_gradcam_does_not_guess_a_layer_of_a_transformer():
     with pytest.raises(ValueError, match="it goes on with tokens; pass layer="):
         gradient_map(Tokens().eval(), picture(16, 16), method="gradcam")
-    with pytest.raises(ValueError, match=r"up to the picture's 16 x 16, it gives \(1, 16, 8\)"):
+    with pytest.raises(ValueError, match="a LayerNorm has its channels last"):
         gradient_map(Tokens().eval(), picture(16, 16), method="gradcam", layer="norm")
 
 
@@ -285,7 +285,7 @@ def test_gradcam_does_not_take_channels_for_columns(caplog):
     with caplog.at_level(logging.INFO):
         gradient_map(ChannelsLast(), picture(16, 16), method="gradcam")
     assert "layer 'conv'" in caplog.text
-    with pytest.raises(ValueError, match=r"it gives \(1, 4, 4, 40\)"):
+    with pytest.raises(ValueError, match="a LayerNorm has its channels last"):
         gradient_map(ChannelsLast(), picture(16, 16), method="gradcam", layer="norm")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -403,3 +404,125 @@ def test_bfloat16_says_how_far_it_is(caplog, image):
     assert 0 < (found - exact).abs().max() < exact.max() - exact.min()
     with pytest.raises(ValueError, match="Unknown precision 'half'"):
         occlusion_map(score, image, precision="half")
+
+
+# what a reader of the code found
+
+
+class Choosing(Pooled):
+    """A score whose target is an attribute, as in many an explainer."""
+
+    target = 0
+
+    def forward(self, x):
+        return super().forward(x)[:, self.target]
+
+
+def test_a_changed_attribute_is_seen(image):
+    score = ready(Choosing(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3), nn.ReLU()), image)
+    first = occlusion_map(score, image, window=12, stride=12)
+    score.target = 1
+    second = occlusion_map(score, image, window=12, stride=12)
+    assert not torch.allclose(first, second)
+    assert_same(score, image)
+
+
+def test_weights_changed_behind_torchs_back_are_seen(image):
+    score = ready(NETWORKS["convolutions"](), image)
+    before = occlusion_map(score, image, window=12, stride=12)
+    score.head.weight.data.neg_()  # leaves torch's version of the tensor as it was
+    assert torch.allclose(occlusion_map(score, image, window=12, stride=12), -before, atol=1e-6)
+
+
+def test_a_score_that_works_in_place_leaves_the_picture(image):
+    class InPlace(Pooled):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    score = ready(InPlace(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3)), image.clone())
+    before = image.clone()
+    found = occlusion_map(score, image, window=12, stride=6)
+    assert torch.equal(image, before)
+    opaque = occlusion_map(lambda x: score(x), image, window=12, stride=6)
+    assert torch.equal(image, before)
+    assert torch.allclose(found, opaque, atol=1e-6)
+
+
+def test_a_norm_behind_the_maps(image):
+    class Normed(Pooled):
+        def __init__(self):
+            super().__init__(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3))
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return self.norm(super().forward(x))
+
+    score = ready(Normed(), image)
+    score.norm.running_mean.normal_()
+    assert_same(score, image)
+
+
+def test_nan_is_not_lost_in_a_fused_activation(image):
+    class Rooted(Pooled):
+        def forward(self, x):
+            return super().forward((x - 0.1).sqrt())
+
+    score = ready(Rooted(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3), nn.ReLU()), image.clamp(0.2, 1))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        occlusion_map(score, image.clamp(0.2, 1), window=12, stride=6, fill=0.0)
+
+
+def test_a_padding_by_nothing_shares_no_memory(image):
+    class Sharing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = conv(3, 8, 3), conv(8, 2, 3)
+
+        def forward(self, x):
+            a = self.first(x)
+            return self.second(F.relu(F.pad(a, (0, 0, 0, 0))) + a).mean((2, 3))
+
+    assert_same(Sharing(), image)
+
+
+def test_a_step_wider_than_its_kernel(image):
+    assert_same(
+        ready(Pooled(conv(3, 8, 1, stride=4), nn.SiLU(), conv(8, 8, 3)), image), image, window=2, stride=2
+    )
+
+
+def test_randomness_in_training_mode_is_told(image):
+    class Dropping(Pooled):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.5, self.training)
+
+    score = ready(Dropping(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3), k=8), image).train()
+    with pytest.raises(ValueError, match=r"changes from call to call .* \.eval\(\)"):
+        occlusion_map(score, image, window=12, stride=6)
+
+
+def test_scores_without_a_hash(image):
+    class Equal(Pooled):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+    parts = (conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3))
+    assert occlusion_map(ready(Pooled(*parts), image), image, window=12, stride=12).shape[0] == 2
+    try:
+        score = ready(Equal(*parts), image)
+    except TypeError:
+        pytest.skip("torch itself needs modules with a hash")
+    assert occlusion_map(score, image, window=12, stride=12).shape[0] == 2
+
+
+def test_threads(image):
+    scores = [ready(NETWORKS["sums"](), image) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        maps = list(pool.map(lambda score: occlusion_map(score, image, window=12, stride=6), scores))
+    for score, found in zip(scores, maps, strict=True):
+        assert torch.allclose(
+            found, occlusion_map(lambda x, s=score: s(x), image, window=12, stride=6), atol=1e-6
+        )
+        assert any(isinstance(key, tuple) and kept[0] for key, kept in covered._traced[id(score)].items())
