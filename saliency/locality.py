@@ -108,12 +108,17 @@ class LocalScore:
         """What a kernel reads for rectangles of its output: clean surroundings with the patches in them."""
         clean = self._surrounded(step, kernel)
         height, width = ((n - 1) * s + k for n, s, k in zip(size, kernel.stride, kernel.size, strict=True))
-        region = _empty(len(corners), clean.shape[1], height, width, like=clean)
-        for i, corner in enumerate(corners):
-            top, left = (c * s for c, s in zip(corner, kernel.stride, strict=True))
-            region[i] = clean[0, :, top : top + height, left : left + width]
-            own = tuple(c + b for c, b in zip(patch.corners[i], kernel.before, strict=True))
-            _paste(region[i], patch.values[i], own[0] - top, own[1] - left)
+        starts = [tuple(c * s for c, s in zip(corner, kernel.stride, strict=True)) for corner in corners]
+        region = _cut(clean, starts, height, width)
+        offsets = [
+            tuple(c + b - s for c, b, s in zip(own, kernel.before, start, strict=True))
+            for own, start in zip(patch.corners, starts, strict=True)
+        ]
+        if len(set(offsets)) == 1:
+            _paste(region, patch.values, *offsets[0])
+        else:
+            for i, offset in enumerate(offsets):
+                _paste(region[i], patch.values[i], *offset)
         return region
 
     def _whole(self, step: Step, value: Patch | Tensor) -> Tensor:
@@ -153,12 +158,22 @@ class LocalScore:
 
 
 def _paste(region: Tensor, values: Tensor, top: int, left: int) -> None:
-    """Overwrite (c, h, w) by values whose corner lies at (top, left) of it, as far as they overlap."""
-    (height, width), (rows, columns) = region.shape[1:], values.shape[1:]
+    """Overwrite maps (..., h, w) by values whose corner lies at (top, left) of them, as far as they overlap."""
+    (height, width), (rows, columns) = region.shape[-2:], values.shape[-2:]
     y, x = max(top, 0), max(left, 0)
     down, across = min(top + rows, height), min(left + columns, width)
     if y < down and x < across:
-        region[:, y:down, x:across] = values[:, y - top : down - top, x - left : across - left]
+        region[..., y:down, x:across] = values[..., y - top : down - top, x - left : across - left]
+
+
+def _cut(clean: Tensor, starts: Sequence[Pair], height: int, width: int) -> Tensor:
+    """Rectangles (n, c, height, width) of a map (1, c, h, w), by rows of channels; both are channels-last."""
+    tops, lefts = torch.tensor(starts, device=clean.device).T
+    down = tops[:, None] + torch.arange(height, device=clean.device)
+    across = lefts[:, None] + torch.arange(width, device=clean.device)
+    places = (down[:, :, None] * clean.shape[3] + across[:, None, :]).flatten()
+    rows = clean.permute(0, 2, 3, 1).reshape(-1, clean.shape[1]).index_select(0, places)
+    return rows.view(len(starts), height, width, -1).permute(0, 3, 1, 2)
 
 
 def _empty(*shape: int, like: Tensor) -> Tensor:
