@@ -333,7 +333,8 @@ def saliency(
     pictures: Annotated[
         int | None,
         typer.Option(
-            help="D is measured on at most so many; 24, or 8 with slow methods, when not given; 0: no D"
+            help="D is measured on at most so many, 4 or more; 24, or 8 with slow methods, when not given; 0: no D",
+            min=0,
         ),
     ] = None,
     seed: Seed = 0,

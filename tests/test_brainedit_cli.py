@@ -280,6 +280,7 @@ def bad_inputs(world, trained):
         ([*mapped, "--window", 999], "no larger than the picture (224 x 224), got 999"),
         ([*mapped, "--method", "gradcom"], "Did you mean 'gradcam'"),
         ([*mapped, "--method", "rise", "--masks", 0], "n_masks to be a whole number of at least 1, got 0"),
+        ([*mapped, "--pictures", -1], "Input should be greater than or equal to 0"),
         ([*mapped, "--images", world / "nowhere"], "no folder of pictures"),
         ([*mapped, "--trials", f"stimulus != '{shown.relative_to(pictures)}'"], "there are 2 beside 38"),
         (["edit", "--direction", world / "text.fif", "--out", world / "never"], "text.fif"),

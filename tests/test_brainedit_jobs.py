@@ -23,7 +23,7 @@ from brainedit.jobs.directions import direction_from_eeg
 from brainedit.jobs.edit import edit_file
 from brainedit.jobs.epochs import make_epochs_file
 from brainedit.jobs.joint import train
-from brainedit.jobs.saliency import map_picture, trials_of
+from brainedit.jobs.saliency import MADE_ON_SIMULATED, map_picture, trials_of
 from brainedit.joint import load_joint
 from brainedit.joint_training import train_joint
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
@@ -128,7 +128,7 @@ def test_a_picture_is_mapped_beside_its_controls(world, tmp_path, by_query):
     query = f"stimulus == '{name}'" if by_query else None
     files = (world.trained / "model", world.epochs / "epochs-epo.fif", world.root / "images" / name)
     out = map_picture(*files, tmp_path / "map", trials=query, window=112, stride=112)
-    arrays = {"map.npy", "control_maps.npy", "neural_map.npy", "half_correlations.npy"}
+    arrays = {"map.npy", "z.npy", "control_maps.npy", "neural_map.npy", "half_correlations.npy"}
     assert names_in(out) == PAGE | arrays | {"saliency.png"}
     heat, controls, neural, halves = (
         np.load(out / f"{a}.npy") for a in ("map", "control_maps", "neural_map", "half_correlations")
@@ -162,13 +162,24 @@ def test_a_map_says_what_could_not_be_run(world, tmp_path):
     settings = {"trials": f"stimulus == '{name}'", "window": 112, "stride": 112}
     out = map_picture(*files, tmp_path / "map", **settings)
     figures = record_of(out)["figures"]
-    assert "needs 3 pictures" in figures["dependence"]["why_not"]
+    assert "needs 4 pictures" in figures["dependence"]["why_not"]
     assert "No model_permuted lies beside" in figures["sanity"]["permuted_training"]["why_not"]
     assert "No cluster test was run" in figures["clusters"]["tested"]
     assert figures["verdict"].startswith("The map")
     assert not (out / "half_correlations.npy").exists()
+    real = read_epochs(files[1])
+    real.metadata = real.metadata.drop(columns="simulated")
+    real.save(tmp_path / "real-epo.fif", verbose="error")
+    files = (files[0], tmp_path / "real-epo.fif", picture)
     out = map_picture(*files, tmp_path / "with", images=world.root / "images", n_pictures=4, **settings)
     assert record_of(out)["figures"]["dependence"]["n_pictures"] == 4
+    assert MADE_ON_SIMULATED in record_of(out)["warnings"]
+    real.metadata = None
+    real.save(files[1], overwrite=True, verbose="error")
+    with pytest.raises(ValueError, match="have no metadata"):
+        map_picture(*files, tmp_path / "never", **settings)
+    with pytest.raises(ValueError, match="0 or more pictures for D, got -1"):
+        map_picture(*files, tmp_path / "never", n_pictures=-1)
 
 
 def test_a_twin_trained_on_permuted_pairs_lies_beside_the_model(world):

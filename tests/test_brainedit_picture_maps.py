@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,16 @@ from brainedit.datasets.paired import PairedDataset
 from brainedit.encoders.image import ReadyFeatures
 from brainedit.jobs import brain_maps as brain
 from brainedit.jobs import map_dependence as dependence
+from brainedit.jobs import map_trials as trials
 from brainedit.jobs import picture_maps as maps
-from brainedit.jobs.joint import permuted_pairs
-from brainedit.jobs.saliency_sections import map_sentence
+from brainedit.jobs.joint import _randomised_within, permuted_pairs
+from brainedit.jobs.saliency import trials_of
+from brainedit.jobs.saliency_sections import map_sentence, verdict_of, z_figure
 from brainedit.joint_training import train_joint
 from saliency.bands import band_map
+from saliency.clusters import cluster_test
+from saliency.dependence import eeg_dependence
+from saliency.sanity import SanityCheck, map_verdict, map_z
 
 COARSE = maps.map_maker("occlusion", window=112, stride=112)
 
@@ -65,44 +72,199 @@ def told_apart(names, array_epochs):
     return torch.eye(len(names))[:, None], array_epochs(np.zeros((len(names), 1, 4)), metadata)
 
 
-def test_controls_are_different_means_of_as_many_trials_of_one_other_picture(array_epochs):
+def test_one_control_of_each_picture_where_there_are_99_of_them(array_epochs):
+    names = ["own"] * 3 + [f"{i}" for i in range(110) for _ in range(4)] + ["rare"]
+    eeg, epochs = told_apart(names, array_epochs)
+    own = np.array(names) == "own"
+    found = trials.mean_responses(eeg, epochs, own)
+    assert found.own.flatten()[own] == pytest.approx(np.full(3, 1 / 3))
+    assert found.rest.flatten()[~own] == pytest.approx(np.full(441, 1 / 441))
+    behind = trials_behind(found.controls)
+    assert not found.permuted
+    assert len(behind) == 100
+    assert {len(some) for some in behind} == {3}
+    assert len({names[some[0]] for some in behind}) == 100
+    assert all(len({names[i] for i in some}) == 1 for some in behind)
+    assert not any(own[list(some)].any() for some in behind)
+
+
+def test_few_pictures_are_drawn_from_all_trials_and_shuffled_from_others_alone(array_epochs):
     names = [name for name, n in (("a", 3), ("b", 5), ("c", 3), ("d", 2)) for _ in range(n)]
     eeg, epochs = told_apart(names, array_epochs)
     own = np.array(names) == "a"
-    found = maps.mean_responses(eeg, epochs, own, n_controls=30)
-    assert found.own.flatten()[own] == pytest.approx(np.full(3, 1 / 3))
-    assert found.rest.flatten()[~own] == pytest.approx(np.full(10, 1 / 10))
+    found = trials.mean_responses(eeg, epochs, own)
     behind = trials_behind(found.controls)
-    assert len(set(behind)) == 30
-    assert all(len(trials) == 3 and not own[list(trials)].any() for trials in behind)
-    pure = [len({names[i] for i in trials}) == 1 for trials in behind]
-    # three of five b and the three c give 11 different means; d has too few trials; the rest mix pictures
-    assert pure[:11] == [True] * 11
-    assert not any(pure[11:])
-    assert found.n_mixed == 19
+    assert found.permuted
+    assert len(set(behind)) == 100
+    assert (0, 1, 2) not in behind
+    share = np.mean([own[list(some)].mean() for some in behind])
+    assert share == pytest.approx(3 / 13, abs=0.06)  # own trials come in as often as others
+    apart = trials_behind(found.others)
+    assert len(set(apart)) == 20
+    assert all(len(some) == 3 and not own[list(some)].any() for some in apart)
+    # three of five b and the three c: 11 different means of one picture; then pictures mix
+    assert [len({names[i] for i in some}) == 1 for some in apart] == [True] * 11 + [False] * 9
 
 
-def test_controls_of_pictures_seen_once_are_single_trials(array_epochs):
-    eeg, epochs = told_apart([f"{i}" for i in range(120)], array_epochs)
-    found = maps.mean_responses(eeg, epochs, np.arange(120) == 5)
-    assert len(set(trials_behind(found.controls))) == 100
-    assert found.n_mixed == 0
+@pytest.mark.parametrize(
+    ("n_own", "n_others", "each"), [(40, 1, 60), (10, 4, 20), (1, 20, 2), (4, 12, 8), (4, 100, 4)]
+)
+def test_p_of_a_map_of_noise_is_uniform(array_epochs, n_own, n_others, each):
+    names = ["own"] * n_own + [f"{i}" for i in range(n_others) for _ in range(each)]
+    epochs = array_epochs(np.zeros((len(names), 1, 4)), {"stimulus": names})
+    own, generator = np.array(names) == "own", torch.Generator().manual_seed(n_own)
+    linear, p = torch.randn(12, 36, generator=generator), []
+    for seed in range(200):
+        eeg = torch.randn(len(names), 1, 12, generator=generator)
+        found = trials.mean_responses(eeg, epochs, own, n_controls=39, seed=seed)
+        means = torch.cat([found.own[None], found.controls])[:, 0] @ linear
+        p.append(map_z(means[0].reshape(6, 6), means[1:].reshape(-1, 6, 6))[1])
+    assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.08)
+
+
+def test_other_trials_of_this_picture_are_no_controls(model, array_epochs):
+    names, run = ["a"] * 6 + ["b"] * 3 + ["c"] * 3 + [None], [1, 1, 1, 2, 2, 2] + [1] * 7
+    eeg, epochs = told_apart(names, array_epochs)
+    own = (np.array(names) == "a") & (np.array(run) == 1)
+    found = trials.mean_responses(eeg, epochs, own)
+    assert np.flatnonzero(found.rest.flatten()).tolist() == [6, 7, 8, 9, 10, 11]
+    left_out = {3, 4, 5, 12}  # a in run 2, and a trial that names no picture
+    for means in (found.controls, found.others):
+        assert not left_out & {i for some in trials_behind(means) for i in some}
 
 
 def test_too_few_trials_for_controls_are_told(array_epochs):
-    eeg, epochs = told_apart(["a"] * 4 + ["b"] * 4, array_epochs)
-    with pytest.raises(ValueError, match=r"there are 4 beside 4 of this one"):
-        maps.mean_responses(eeg, epochs, np.arange(8) < 4)
+    eeg, epochs = told_apart(["a"] * 4 + ["b"] * 3, array_epochs)
+    with pytest.raises(ValueError, match=r"there are 3 beside 4 of this one"):
+        trials.mean_responses(eeg, epochs, np.arange(7) < 4)
+    with pytest.raises(ValueError, match=r"there are 3 beside 1 of this one"):
+        trials.mean_responses(eeg[3:], epochs[3:], np.arange(4) < 1)
     with pytest.raises(ValueError, match="No trial was chosen"):
-        maps.mean_responses(eeg, epochs, np.zeros(8, bool))
+        trials.mean_responses(eeg, epochs, np.zeros(7, bool))
 
 
-def test_few_pictures_as_controls_are_admitted(model, held_out, pictures):
+def test_the_report_says_what_the_controls_are(model, held_out, pictures):
     settings = {"window": 112, "stride": 112, "progress": False}
     found = maps.picture_maps(model, held_out, pictures["disc.png"], of(held_out, "disc.png"), **settings)
-    assert found.n_mixed == 95  # five other pictures of four trials each
-    assert "95 of these mix the trials of several pictures" in map_sentence(found)
-    assert "mix" not in map_sentence(dataclasses.replace(found, n_mixed=5))
+    assert found.permuted
+    assert "100 maps from as many trials drawn at random from all" in map_sentence(found)
+    one_each = dataclasses.replace(found, permuted=False)
+    assert "the maps of 100 other pictures' responses" in map_sentence(one_each)
+    assert z_figure(found).axes
+
+
+def test_the_cluster_test_of_noise_is_right(model, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    theta = torch.randn(8, 20, generator=generator)
+    linear = SimpleNamespace(score_eeg=lambda image: lambda eeg: (torch.tanh(eeg) * theta).sum((1, 2)))
+    few = functools.partial(brain.neural_maps, n_steps=4)
+    monkeypatch.setattr(brain, "neural_maps", few)
+    own, hits = np.arange(30) < 15, 0
+    for seed in range(40):
+        eeg = torch.nn.functional.avg_pool1d(torch.randn(30, 8, 20, generator=generator), 5, 1, 2)
+        found = brain._trial_differences(linear, eeg, None, own, ~own, seed)
+        assert len(found) == 15
+        hits += cluster_test(found, brain.model_info(model), n_permutations=60, seed=seed).mask.any()
+    assert hits <= 6  # 2 are due; the binomial reaches 7 in 1 of 300
+
+
+def test_the_lead_does_not_contradict_the_map_it_heads(model, held_out, pictures):
+    own, settings = of(held_out, "disc.png"), {"window": 112, "stride": 112, "progress": False}
+    one = maps.picture_maps(model, held_out, pictures["disc.png"], own, **settings)
+    sources = dependence.dependence_sources(model, held_out, pictures, own, pictures["disc.png"])
+    over = dependence.picture_dependence(model, held_out, sources, COARSE, progress=False)
+    alike = SanityCheck("centre", "a Gaussian is drawn", 0.9, 0.9, True)
+    one = dataclasses.replace(one, p=0.4, checks=[alike])
+    lead = verdict_of(one, over)
+    assert lead.index("D = ") < lead.index("This picture's map by itself cannot be told")
+    assert "there too when a Gaussian is drawn (r = 0.90)" in lead
+    lead = verdict_of(one, dataclasses.replace(over, mapped=False))
+    assert lead.startswith("The map cannot be told")
+    assert lead.index("For other pictures of this recording") < lead.index("D = ")
+    few = dataclasses.replace(over, result=dataclasses.replace(over.result, p_floor=1 / 6))
+    assert "D = " not in verdict_of(one, few)
+
+
+def test_three_pictures_are_no_evidence_either_way():
+    base = np.random.default_rng(0).normal(size=(3, 3, 8, 8))
+    said = map_verdict(eeg_dependence(list(base), list(base)))
+    assert "too few to tell" in said
+    assert "picture map" not in said
+
+
+def test_sources_are_of_the_subject_and_session_that_has_most_own_trials(model, array_epochs):
+    table = pd.DataFrame(
+        [
+            (name, s, v)
+            for s, v, k in (("A", 1, 2), ("B", 1, 3), ("B", 2, 2))
+            for name in "abcde"
+            for _ in range(k)
+        ],
+        columns=["stimulus", "subject", "session"],
+    )
+    epochs = array_epochs(np.zeros((len(table), 1, 4)), table)
+    known = dict.fromkeys("abcde", np.zeros((8, 8, 3), np.uint8))
+    own = (table["stimulus"] == "a").to_numpy()
+    found = dependence.dependence_sources(model, epochs, known, own, known["a"])
+    assert found.where == "subject B, session 1"
+    assert [source.mapped for source in found] == [True] + [False] * 4
+    for source in found:
+        of_source = table.iloc[source.trials]
+        assert set(of_source["subject"]) == {"B"}
+        assert set(of_source["session"]) == {1}
+        assert len(of_source) == 3
+
+
+def test_a_source_that_cannot_be_read_is_left_out_and_named(model, array_epochs, pictures, tmp_path):
+    names = [name for name in "abcdef" for _ in range(2)]
+    epochs = array_epochs(np.zeros((12, 1, 4)), {"stimulus": names})
+    known = dict.fromkeys("abcdef", pictures["disc.png"]) | {"c": tmp_path / "c.png"}
+    known["c"].write_text("no picture")
+    found = dependence.dependence_sources(model, epochs, known, np.arange(12) < 2, known["a"])
+    assert [source.name for source in found] == ["a", "b", "d", "e", "f"]
+    assert found.unread == ("c",)
+
+
+@pytest.mark.parametrize(("n", "why"), [(0, "none was asked for"), (2, "at most 2 pictures, and needs 4")])
+def test_why_no_dependence_was_measured(model, held_out, pictures, n, why):
+    own = of(held_out, "disc.png")
+    found = dependence.dependence_sources(model, held_out, pictures, own, pictures["disc.png"], n_most=n)
+    assert why in found.why_not
+
+
+def test_own_trials_and_pictures_that_trained_the_model_are_told(model, viewing, array_epochs):
+    epochs, own = viewing.epochs, of(viewing.epochs, "disc.png")
+    told = trials.memorised(model, epochs, own)
+    assert told[0] == trials.MEMORISED
+    assert "8 of the 12 trials" in told[1]
+    bare = array_epochs(epochs.get_data(), {"label": ["x"] * len(epochs)})
+    unseen = np.isin(np.arange(len(epochs)), viewing.test) & own
+    assert trials.memorised(model, bare, unseen, "elsewhere/disc.png") == [trials.MEMORISED]
+    assert trials.memorised(model, bare, unseen, "elsewhere/new.png") == []
+
+
+def test_missing_metadata_is_no_traceback(model, array_epochs):
+    table = {
+        "stimulus": ["a", None, "b", "b", "a", "c", "c", "d", "d"],
+        "subject": [None, None] + ["s"] * 7,
+        "session": np.nan,
+        "run": [1.0] * 8 + [np.nan],
+        "onset": ["n/a", "1", "5", "3", "2", "6", "7", "8", "9"],
+    }
+    epochs = array_epochs(np.zeros((9, 1, 4)), table)
+    known = dict.fromkeys("abcd", np.zeros((8, 8, 3), np.uint8))
+    found = dependence.dependence_sources(model, epochs, known, np.arange(9) == 2, known["b"])
+    assert found.why_not.endswith("had 2.")  # b was chosen once, a is s's once
+    assert _randomised_within(pd.DataFrame(table))[:3].tolist() == ["//1.0", "//1.0", "s//1.0"]
+    assert trials_of(epochs, "x/a").tolist() == [i in (0, 4) for i in range(9)]
+    bare = array_epochs(np.zeros((9, 1, 4)))
+    assert dependence.find_pictures(bare, "x.png") == {}
+    assert "do not name their pictures" in dependence.dependence_sources(model, bare, {}, [], "a").why_not
+    unnamed = array_epochs(np.zeros((2, 1, 4)), {"stimulus": [None, np.nan]})
+    assert dependence.find_pictures(unnamed, images=".") == {}
+    with pytest.raises(ValueError, match="do not name their pictures"):
+        trials_of(unnamed, "a.png")
 
 
 def test_one_pass_gives_each_name_the_map_of_its_vectors(model, held_out, pictures):
@@ -165,13 +327,13 @@ def test_maps_without_eeg_have_no_dependence(model, held_out, pictures):
     assert not checks["permuted_training"].ran
 
 
-def test_fewer_than_three_pictures_have_no_dependence(model, held_out, pictures):
-    few = {name: pictures[name] for name in ("disc.png", "noise.png")}
+def test_fewer_than_four_pictures_have_no_dependence(model, held_out, pictures):
+    few = {name: pictures[name] for name in ("disc.png", "noise.png", "red.png")}
     sources = dependence.dependence_sources(model, held_out, few, of(held_out, "disc.png"), few["disc.png"])
     found = dependence.picture_dependence(model, held_out, sources, COARSE)
     assert found.result is None
-    assert "needs 3 pictures" in found.why_not
-    assert "and had 2." in found.why_not
+    assert "needs 4 pictures" in found.why_not
+    assert "and had 3." in found.why_not
 
 
 def test_pictures_of_the_dependence_were_seen_twice_and_did_not_train(model, array_epochs):
@@ -183,9 +345,9 @@ def test_pictures_of_the_dependence_were_seen_twice_and_did_not_train(model, arr
     pick = dependence.dependence_sources
     own = np.arange(len(names)) < 4
     assert [s.name for s in pick(trained, epochs, known, own, known["a"])] == ["a", "b", "d", "e"]
-    some = pick(trained, epochs, known, own, known["a"], n_most=3)
-    assert (len(some), some[0].name) == (3, "a")
-    assert pick(trained, epochs, known, own, known["a"], n_most=0) == []
+    some = pick(trained, epochs, known, own, known["a"], n_most=4)
+    assert (len(some), some[0].name) == (4, "a")
+    assert len(pick(trained, epochs, known, own, known["a"], n_most=0)) == 0
     del known["e"], known["d"]  # too few others did not train it: then all are taken
     assert [s.name for s in pick(trained, epochs, known, own, known["a"])] == ["a", "b", "f"]
     some = np.isin(np.arange(len(names)), [0, 4])  # a query that takes a trial of b: b is no other picture
@@ -201,7 +363,7 @@ def test_halves_take_turns_run_by_run(model, array_epochs):
     epochs = array_epochs(np.zeros((8, 1, 4)), metadata)
     picture = np.zeros((8, 8, 3), np.uint8)
     own = np.arange(8) < 6
-    (source, *_) = dependence.dependence_sources(model, epochs, {"b": picture}, own, picture, n_most=3)
+    (source, *_) = dependence.dependence_sources(model, epochs, {"b": picture}, own, picture, n_most=4)
     # run 2 comes first in the file; within a run by onset
     assert source.trials.tolist() == [2, 5, 0, 3, 4, 1]
 
@@ -271,7 +433,7 @@ def test_the_cluster_test_says_what_it_tested(model, held_out, viewing, pictures
     own = of(held_out, "disc.png")
     alone = brain.brain_maps(model, held_out, image, own)
     assert alone.clusters is None
-    assert "there are 4 and 0" in alone.tested
+    assert "there are 4, 20 and 0" in alone.tested
     assert alone.neural.shape == (8, 40)
     assert alone.by_band.shape == (8, 4)
     sources = dependence.dependence_sources(model, held_out, pictures, own, pictures["disc.png"])
@@ -280,7 +442,7 @@ def test_the_cluster_test_says_what_it_tested(model, held_out, viewing, pictures
     assert over_pictures.clusters.n_units == 6
     more = viewing.epochs
     over_trials = brain.brain_maps(model, more, image, of(more, "disc.png"), sources)
-    assert (over_trials.clusters.unit, over_trials.clusters.n_units) == ("trials", 12)
+    assert (over_trials.clusters.unit, over_trials.clusters.n_units) == ("pairs of trials", 12)
     assert over_trials.clusters.p.min() < 0.05  # the response to this picture has a pattern of its own
     blind = brain.brain_maps(deaf(model), held_out, image, own, sources)
     assert not blind.clusters.mask.any()
@@ -315,5 +477,5 @@ def test_trials_without_named_pictures_have_no_dependence(model, array_epochs):
     epochs = array_epochs(np.zeros((8, 1, 4)), {"label": ["x", "y"] * 4})
     picture = np.zeros((8, 8, 3), np.uint8)
     assert dependence.find_pictures(epochs, "x.png") == {}
-    assert dependence.dependence_sources(model, epochs, {}, np.arange(8) < 4, picture) == []
+    assert dependence.dependence_sources(model, epochs, {}, np.arange(8) < 4, picture).found == ()
     assert pd.isna(epochs.metadata).sum().sum() == 0

@@ -166,6 +166,87 @@ def test_snr_is_what_its_definition_says():
     assert np.sqrt(np.mean(by_kind**2)) / noise.std() == pytest.approx(0.3, rel=0.2)
 
 
+BELOW = ("P8", "PO8", "P6", "PO4", "O2")
+POSTERIOR = (
+    "P7",
+    "P5",
+    "P3",
+    "P1",
+    "Pz",
+    "P2",
+    "P4",
+    "P6",
+    "P8",
+    "PO7",
+    "PO3",
+    "POz",
+    "PO4",
+    "PO8",
+    "O1",
+    "Oz",
+    "O2",
+)
+
+
+def planted_and_not(**settings):
+    """A viewing with a code below five electrodes, and what it adds to the one without, µV."""
+    settings = {
+        "n_pictures": 40,
+        "n_repeats": 2,
+        "n_kinds": 6,
+        "picture_size": 64,
+        "electrodes": BELOW,
+    } | settings
+    with_it, without = (simulate_passive(snr=snr, **settings) for snr in (0.3, 0.0))
+    return with_it, without, (with_it.epochs.get_data() - without.epochs.get_data()) * 1e6
+
+
+@pytest.mark.parametrize("channels", [(*CHANNELS, "PO8", "P6", "PO4"), POSTERIOR])
+def test_code_lies_below_the_electrodes_and_peaks_once(channels):
+    viewing, without, signal = planted_and_not(channels=channels, latency=0.235)
+    kinds = viewing.truth.loc[viewing.epochs.metadata["stimulus"], "kind"].to_numpy()
+    by_kind = np.stack([signal[kinds == kind][0] for kind in np.unique(kinds)])
+    assert len(by_kind) == 6
+    assert np.allclose(signal, by_kind[np.unique(kinds, return_inverse=True)[1]], atol=1e-4)
+    times = viewing.epochs.times
+    course = np.sqrt(np.mean(by_kind**2, axis=(0, 1)))
+    assert times[course.argmax()] == pytest.approx(0.235, abs=1e-6)
+    assert viewing.planted["peak_latency"] == pytest.approx(0.235, abs=1e-6)
+    expected = np.exp(-0.5 * ((times - 0.235) / 0.03) ** 2)  # one Gaussian bump, before the baseline
+    assert np.allclose(course / course.max(), expected, atol=0.01)
+    coded = (times >= 0.08) & (times <= 0.45)
+    spread = np.sqrt(np.mean(by_kind[..., coded] ** 2, axis=(0, 2)))
+    order = np.argsort(-spread)
+    assert {channels[k] for k in order[:5]} == set(BELOW)
+    assert viewing.planted["electrodes"][:5] == [channels[k] for k in order[:5]]
+    assert np.allclose(viewing.planted["topography"].to_numpy(), spread, rtol=0.01)
+    assert without.planted["electrodes"] == viewing.planted["electrodes"]
+    assert (without.planted["topography"] == 0).all()
+
+
+def test_code_below_electrodes_has_the_snr_that_was_asked_for_and_tells_kinds_apart():
+    settings = {"picture_size": 64, "electrodes": BELOW, "snr": 0.4}
+    train, test = (simulate_passive(n_pictures=n, seed=seed, **settings) for n, seed in ((150, 0), (60, 1)))
+    model = lda().fit(*features_and_kinds(train, average=True))
+    assert model.score(*features_and_kinds(test, average=True)) > 0.95
+    _, without, signal = planted_and_not()
+    window = (without.epochs.times >= 0.08) & (without.epochs.times <= 0.45)
+    noise = without.epochs.get_data()[..., window] * 1e6
+    noise = noise - noise.mean(axis=0)
+    assert np.sqrt(np.mean(signal[..., window] ** 2)) / noise.std() == pytest.approx(0.3, rel=0.2)
+
+
+def test_the_same_place_and_brain_for_any_channels():
+    few, many = (planted_and_not(channels=channels)[2] for channels in (POSTERIOR, CHANNELS))
+    shared = [name for name in POSTERIOR if name in CHANNELS]
+    first, second = (
+        signal[:, [names.index(name) for name in shared]]
+        for signal, names in ((few, POSTERIOR), (many, CHANNELS))
+    )
+    first, second = (s - s.mean(axis=1, keepdims=True) for s in (first, second))  # one reference
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.9999
+
+
 def test_coded_region_is_random_and_says_where(viewings):
     truth, images = viewings[0].truth, viewings[0].images
     assert list(images) == list(truth.index)
@@ -210,6 +291,11 @@ def test_an_object_stays_in_its_box_and_does_not_move_its_neighbours():
         ({"picture_size": 20}, "each region 32 pixels, got 20 for 4 regions"),
         ({"tmin": 0.0}, "tmin must be before 0 s .* got 0.0 and 0.7"),
         ({"sfreq": 50.0}, "sfreq must be at least 100 Hz .* got 50.0"),
+        ({"electrodes": ["P8", "Qz"]}, "[Uu]nknown electrode 'Qz'"),
+        ({"electrodes": "P8"}, "electrodes must be a list of one or more names, got 'P8'"),
+        ({"electrodes": []}, r"electrodes must be a list of one or more names, got \[\]"),
+        ({"electrodes": ["P8"], "latency": 0.05}, "latency must lie from 0.12 to 0.41 s, got 0.05"),
+        ({"latency": 0.3}, "latency=0.3 needs electrodes"),
     ],
 )
 def test_passive_says_what_is_wrong(settings, match):

@@ -17,6 +17,7 @@ from brainedit.datasets.paired import PairedDataset
 from brainedit.generators.load import save_generator
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs.directions import find_direction
+from brainedit.jobs.map_trials import MEMORISED
 from brainedit.joint_training import train_joint
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 from webui.app import launch_settings
@@ -112,10 +113,25 @@ def test_a_picture_that_trained_the_model_is_marked(demo):
     seen = demo.model.card["training"]["stimuli"][0]
     epochs.metadata = epochs.metadata.assign(stimulus=epochs.metadata["stimulus"].replace(first, seen))
     html = map_pages.map_html(demo.model, epochs, demo.picture(first), stimulus=seen, **COARSE)
-    assert map_pages.MEMORISED in html
+    assert MEMORISED in html
     assert "EEG-dependence D" not in html  # no other picture came with it, and the page says what to do
-    assert "There is no D: it needs 3 pictures" in html
+    assert "There is no D: it needs 4 pictures" in html
     assert "or run `brainedit saliency`" in html
+
+
+def test_an_upload_that_names_no_pictures_is_mapped_by_a_query(demo):
+    epochs = demo.viewing.copy()
+    names = epochs.metadata["stimulus"]
+    epochs.metadata = pd.DataFrame({"label": (names == names.iloc[0]).map({True: "a", False: "b"})})
+    trained = demo.model.card["training"]["stimuli"][0]
+    settings = {"query": "label == 'a'", "name": Path(trained).name, "unread": ["x.png"], **COARSE}
+    html = map_pages.map_html(demo.model, epochs, demo.picture(names.iloc[0]), **settings)
+    assert MEMORISED in html
+    assert map_pages.MADE_ON_SIMULATED in html
+    assert "cannot be read: x.png" in html
+    epochs.metadata = None
+    with pytest.raises(ValueError, match="have no metadata"):
+        map_pages.map_html(demo.model, epochs, demo.picture(names.iloc[0]), **settings)
 
 
 def test_training_on_an_upload_holds_out_a_fifth(demo):

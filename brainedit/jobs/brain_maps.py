@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from brainedit.jobs.map_dependence import Source
+from brainedit.jobs.map_trials import other_trials
 from brainedit.jobs.picture_maps import prepare_picture
 from brainedit.joint import JointModel
 from brainedit.montage import read_montage
@@ -53,9 +54,10 @@ def brain_maps(
     """
     eeg, own = model.prepare_eeg(epochs), np.array(own, bool)
     score, image = model.score_eeg(image.to(model.device)), image.to(model.device)
-    response, rest = eeg[own].mean(0), eeg[~own].mean(0)
+    others = other_trials(epochs, own)
+    response, rest = eeg[own].mean(0), eeg[others].mean(0)
     bands, sfreq = usable_bands(model), model.eeg_input.settings["sfreq"]
-    clusters, tested = _clusters(model, eeg, image, own, sources, seed)
+    clusters, tested = _clusters(model, eeg, image, (own, others), sources, seed)
     return BrainMaps(
         neural=neural_map(score, response, baseline=rest).cpu().numpy(),
         clusters=clusters,
@@ -88,11 +90,18 @@ def model_info(model: JointModel) -> mne.Info:
 
 
 def _clusters(
-    model: JointModel, eeg: Tensor, image: Tensor, own: np.ndarray, sources: Sequence[Source], seed: int
+    model: JointModel,
+    eeg: Tensor,
+    image: Tensor,
+    masks: tuple[np.ndarray, np.ndarray],
+    sources: Sequence[Source],
+    seed: int,
 ) -> tuple[ClusterTest | None, str]:
-    if own.sum() >= FEWEST_UNITS:
-        maps, unit = _trial_differences(model, eeg, image, own, seed), "trials"
-        tested = "maps of single trials of this picture less the mean map of single trials of others"
+    """masks : which trials are this picture's, and which are of others"""
+    n_pairs = min(int(mask.sum()) for mask in masks)
+    if n_pairs >= FEWEST_UNITS:
+        maps, unit = _trial_differences(model, eeg, image, *masks, seed), "pairs of trials"
+        tested = "maps of single trials, each of this picture less one of another picture"
     elif len(sources) >= FEWEST_UNITS:
         maps, unit = _picture_differences(model, eeg, sources), "pictures"
         tested = (
@@ -100,8 +109,9 @@ def _clusters(
         )
     else:
         return None, (
-            f"No cluster test was run: it needs {FEWEST_UNITS} trials of this picture or {FEWEST_UNITS} pictures "
-            f"that were shown twice or more; there are {own.sum()} and {len(sources)}."
+            f"No cluster test was run: it needs {FEWEST_UNITS} trials of this picture, and as many of others, or "
+            f"{FEWEST_UNITS} pictures that were shown twice or more; there are {masks[0].sum()}, {masks[1].sum()} "
+            f"and {len(sources)}."
         )
     settings = model.eeg_input.settings
     found = cluster_test(maps, model_info(model), tmin=settings["tmin"], unit=unit, seed=seed)
@@ -109,15 +119,18 @@ def _clusters(
 
 
 def _trial_differences(
-    model: JointModel, eeg: Tensor, image: Tensor, own: np.ndarray, seed: int
+    model: JointModel, eeg: Tensor, image: Tensor, own: np.ndarray, others: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Each own trial's map less the mean map of other trials, (n, n_channels, n_times), for the same score."""
-    rng, score, baseline = np.random.default_rng(seed), model.score_eeg(image), eeg[~own].mean(0)
-    rows = [
-        np.sort(rng.permutation(np.flatnonzero(chosen))[:MOST_TRIALS].astype(int)) for chosen in (own, ~own)
-    ]
-    mine, others = (neural_maps(score, eeg[some], baseline=baseline).cpu() for some in rows)
-    return (mine - others.mean(0)).numpy()
+    """Each own trial's map less that of one other trial, (n, n_channels, n_times), for the same score and baseline.
+
+    Where own and other trials are alike, each difference is as likely with the other sign. Against one mean map of
+    the others all differences would share its noise; against a baseline of the others alone, its bias.
+    """
+    rng, score = np.random.default_rng(seed), model.score_eeg(image)
+    n = min(int(own.sum()), int(others.sum()), MOST_TRIALS)
+    drawn = [np.sort(rng.permutation(np.flatnonzero(chosen))[:n]) for chosen in (own, others)]
+    mine, theirs = (neural_maps(score, eeg[some], baseline=eeg.mean(0)).cpu() for some in drawn)
+    return (mine - theirs).numpy()
 
 
 def _picture_differences(model: JointModel, eeg: Tensor, sources: Sequence[Source]) -> np.ndarray:

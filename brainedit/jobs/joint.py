@@ -18,6 +18,7 @@ from brainedit.embedding_scores import embedding_scores
 from brainedit.encoders.image import read_picture
 from brainedit.evaluation import accuracy_score, auc_score, retrieval_score
 from brainedit.jobs.audit import CONFOUNDED, design_section, stamp_for
+from brainedit.jobs.map_trials import joined
 from brainedit.joint import JointModel, load_joint
 from brainedit.joint_training import train_joint
 from brainedit.report import Result, Section, is_simulated, result_folder
@@ -351,7 +352,7 @@ def _columns(keys: np.ndarray, names: list[str]) -> np.ndarray:
 def _randomised_within(metadata: pd.DataFrame) -> np.ndarray | None:
     """The recording of each trial: the design draws the order of trials inside it."""
     columns = [c for c in ("subject", "session", "run") if c in metadata]
-    return metadata[columns].astype(str).agg("/".join, axis=1).to_numpy() if columns else None
+    return joined(metadata, columns) if columns else None
 
 
 def _gallery(test: PairedDataset, averages: PairedDataset, compatibility: np.ndarray, n: int = 4) -> Figure:

@@ -1,7 +1,7 @@
 """The EEG-dependence of a model's maps over the pictures that a recording showed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import torch
 from tqdm import tqdm
 
 from brainedit.datasets.paired import Picture
+from brainedit.encoders.image import read_picture
+from brainedit.jobs.map_trials import ends_with, joined, other_trials, stimuli_of, texts
 from brainedit.jobs.picture_maps import (
     Maker,
     NamedScore,
@@ -26,17 +28,44 @@ from saliency.sanity import SanityCheck, sanity_checks
 
 N_PICTURES = {"occlusion": 24, "gradcam": 24}  # others take minutes a picture:
 N_SLOW = 8
-FEWEST = 3  # pictures; below there is no D
+FEWEST = 4  # pictures; with 3 there are 6 relabellings, and p cannot reach .05
 GRID = 56  # maps are averaged down to about so many pixels a side before they are correlated
+ASKED = "none was asked for"
+UNNAMED = "the epochs do not name their pictures"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture that the recording showed, and its trials (indices, in the order of recording)."""
+    """A picture that the recording showed, and its trials (indices, in the order of recording).
+
+    mapped : whether it is the picture whose map is asked for
+    """
 
     name: str
     picture: Picture
     trials: np.ndarray
+    mapped: bool = False
+
+
+@dataclass(frozen=True)
+class Sources(Sequence[Source]):
+    """The pictures that D is measured on.
+
+    where : the one subject and session that they are of; "" where the recording has no other
+    unread : pictures that were left out, since their files cannot be read
+    why_not : why there is no D, where these are too few
+    """
+
+    found: tuple[Source, ...] = ()
+    where: str = ""
+    unread: tuple[str, ...] = ()
+    why_not: str = ""
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, i):
+        return self.found[i]
 
 
 @dataclass(frozen=True)
@@ -48,6 +77,8 @@ class MapDependence:
     correlations : (n, n), R_ij, the map of picture i for a half of its own trials with its map for a half of
         the trials of picture j
     seen : whether the pictures trained the model
+    mapped : whether the picture whose map is asked for is among them
+    where, unread : see `Sources`
     """
 
     result: EEGDependence | None
@@ -56,6 +87,9 @@ class MapDependence:
     names: tuple[str, ...]
     seen: bool = False
     why_not: str = ""
+    mapped: bool = True
+    where: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def find_pictures(
@@ -70,9 +104,10 @@ def find_pictures(
     """
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"There is no folder of pictures {images}.")
-    if epochs.metadata is None or "stimulus" not in epochs.metadata:
+    stimuli = stimuli_of(epochs)
+    if stimuli is None:
         return {}
-    names = [str(name) for name in pd.unique(epochs.metadata["stimulus"].dropna())]
+    names = pd.unique(stimuli[stimuli != ""]).tolist()
     root = Path(images) if images is not None else _root_of(image, names)
     found = {} if root is None else {name: root / name for name in names if (root / name).is_file()}
     if images is not None and not found:
@@ -89,34 +124,44 @@ def dependence_sources(
     *,
     n_most: int = 24,
     seed: int = 0,
-) -> list[Source]:
+) -> Sources:
     """This picture first, then others that were shown twice or more and can be read, drawn by seed.
 
     own : (n,) bool, the trials of this picture; a picture that has one of them is no other picture
 
-    Where this picture did not train the model, only pictures that did not either are taken, if there are enough.
+    All trials are of one subject and session, that with most own trials: what differs between people or sessions
+    would come again in both halves of a picture's trials. Where this picture did not train the model, only pictures
+    that did not either are taken, if there are enough.
     """
-    table = epochs.metadata
-    if n_most < FEWEST or table is None or "stimulus" not in table:
-        return []
-    stimuli, own = table["stimulus"].astype(str).to_numpy(), np.asarray(own, bool)
-    order = _recording_order(table)
-    others = [name for name in pictures if name not in set(stimuli[own]) and (stimuli == name).sum() >= 2]
+    own, stimuli = np.array(own, bool), stimuli_of(epochs)
+    if n_most < FEWEST or stimuli is None:
+        asked = f"it was to be measured on at most {n_most} pictures, and needs {FEWEST}" if n_most else ASKED
+        return Sources(why_not=f"There is no D: {UNNAMED if n_most >= FEWEST else asked}.")
+    within, where = _one_recording(epochs.metadata, own)
+    mine, kept = set(stimuli[own]), stimuli[within]
+    order = _recording_order(epochs.metadata)
+    order = order[within[order]]
+    others = [name for name in pictures if name not in mine and (kept == name).sum() >= 2]
     trained = set(model.card["training"]["stimuli"])
     unseen = [name for name in others if name not in trained]
-    mine = [Source(_name(stimuli[own]), picture, order[own[order]])] if own.sum() >= 2 else []
-    if len(unseen) + len(mine) >= FEWEST and not set(stimuli[own]) & trained:
+    first = [Source(_name(stimuli[own]), picture, order[own[order]], mapped=True)]
+    first = first * (len(first[0].trials) >= 2)
+    if len(unseen) + len(first) >= FEWEST and not mine & trained:
         others = unseen
-    drawn = np.random.default_rng(seed).permutation(sorted(others))[: n_most - len(mine)]
-    return mine + [
-        Source(str(name), pictures[name], order[stimuli[order] == name]) for name in sorted(drawn.tolist())
-    ]
+    drawn = np.random.default_rng(seed).permutation(sorted(others)).tolist()
+    read, unread = _readable(pictures, drawn, n_most - len(first))
+    found = [*first, *(Source(name, pictures[name], order[stimuli[order] == name]) for name in sorted(read))]
+    why_not = (
+        f"There is no D: it needs {FEWEST} pictures that were shown twice or more{' in ' * bool(where)}{where} and "
+        f"whose files are there, and had {len(found)}."
+    )
+    return Sources(tuple(found), where, tuple(unread), why_not * (len(found) < FEWEST))
 
 
 def picture_dependence(
     model: JointModel,
     epochs: mne.BaseEpochs,
-    sources: list[Source],
+    sources: Sources,
     drawn: Maker,
     *,
     twin: Twin = "No twin was given.",
@@ -130,14 +175,12 @@ def picture_dependence(
     """
     names = tuple(source.name for source in sources)
     seen = bool(set(names) & set(model.card["training"]["stimuli"]))
+    known = {"mapped": any(source.mapped for source in sources)}
+    known |= {"seen": seen, "where": sources.where, "unread": sources.unread}
     if len(sources) < FEWEST:
-        why_not = (
-            f"There is no D: it needs {FEWEST} pictures that were shown twice or more and whose files are there, and "
-            f"had {len(sources)}."
-        )
-        return MapDependence(None, [], np.zeros((0, 0)), names, seen, why_not)
+        return MapDependence(None, [], np.zeros((0, 0)), names, why_not=sources.why_not, **known)
     with torch.no_grad():
-        vectors = _source_vectors(model, model.prepare_eeg(epochs), sources, seed)
+        vectors = _source_vectors(model, epochs, sources, seed)
         score = NamedScore(model, vectors, twin_vectors(twin, epochs, [each.trials for each in sources]))
         first, second, checks = [], [], []
         for i, source in enumerate(tqdm(sources, "EEG-dependence", disable=not progress, unit="picture")):
@@ -147,16 +190,17 @@ def picture_dependence(
             second.append(maps["second"])
             checks.append(_checks(maps, i, len(sources), _smaller(image), twin))
     result = eeg_dependence(first, second, seed=seed)
-    return MapDependence(result, _means(checks), _correlations(first, second), names, seen)
+    return MapDependence(result, _means(checks), _correlations(first, second), names, **known)
 
 
 def _source_vectors(
-    model: JointModel, eeg: torch.Tensor, sources: list[Source], seed: int
+    model: JointModel, epochs: mne.BaseEpochs, sources: Sources, seed: int
 ) -> dict[str, torch.Tensor]:
     """Vectors for the halves of each source's trials, for all of them, and what stands in for these."""
+    eeg = model.prepare_eeg(epochs)
     own = torch.stack([eeg[source.trials].mean(0) for source in sources])
-    counts = torch.tensor([len(source.trials) for source in sources]).to(own)[:, None, None]
-    rest = (eeg.sum(0) - counts * own) / (len(eeg) - counts)
+    masks = [np.isin(np.arange(len(eeg)), source.trials) for source in sources]
+    rest = torch.stack([eeg[other_trials(epochs, mask)].mean(0) for mask in masks])
     halves = [torch.stack([eeg[each.trials[half::2]].mean(0) for each in sources]) for half in (0, 1)]
     vectors = {"first": halves[0], "second": halves[1], "own": own}
     vectors = {name: model.embed_eeg(part) for name, part in vectors.items()}
@@ -196,18 +240,45 @@ def _root_of(image: str | Path | None, names: list[str]) -> Path | None:
     if image is None:
         return None
     path = Path(os.path.abspath(image)).as_posix()
-    fits = [name for name in names if path == name or path.endswith(f"/{name}")]
+    fits = [name for name in names if ends_with(path, name)]
     return Path(path[: -len(max(fits, key=len))] or ".") if fits else None
 
 
 def _recording_order(table: pd.DataFrame) -> np.ndarray:
     """Trials run by run as the recording has them, by onset where that is known."""
-    columns = [name for name in ("subject", "session", "run") if name in table]
-    runs = np.zeros(len(table), int)
-    if columns:
-        runs = pd.factorize(table[columns].astype(str).agg("/".join, axis=1))[0]
-    onset = table["onset"].to_numpy(float) if "onset" in table else np.arange(len(table))
+    runs = pd.factorize(joined(table, ("subject", "session", "run")))[0]
+    onset = np.arange(len(table))
+    if "onset" in table:
+        onset = pd.to_numeric(table["onset"], errors="coerce").to_numpy(float)  # "n/a" comes last in its run
     return np.lexsort((np.arange(len(table)), onset, runs))
+
+
+def _one_recording(table: pd.DataFrame, own: np.ndarray) -> tuple[np.ndarray, str]:
+    """The trials (n,) bool of the subject and session that has most own trials, and which one; "" if it is all."""
+    columns = [name for name in ("subject", "session") if name in table]
+    labels = joined(table, columns)
+    if len(set(labels)) == 1:
+        return np.ones(len(table), bool), ""
+    most = pd.Series(labels[own]).value_counts(sort=False).idxmax()
+    within = labels == most
+    parts = (f"{name} {texts(table[name])[within][0] or 'unknown'}" for name in columns)
+    return within, ", ".join(parts)
+
+
+def _readable(
+    pictures: Mapping[str, Picture], names: Sequence[str], wanted: int
+) -> tuple[list[str], list[str]]:
+    """The first `wanted` of these pictures that can be read, and those before them that cannot."""
+    read, unread = [], []
+    for name in names:
+        if len(read) == wanted:
+            break
+        try:
+            read_picture(pictures[name])
+            read.append(name)
+        except (ValueError, OSError):
+            unread.append(name)
+    return read, unread
 
 
 def _name(stimuli: np.ndarray) -> str:

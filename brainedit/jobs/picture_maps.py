@@ -1,6 +1,5 @@
 """Maps of one picture: for its own EEG, for other EEG, and for what should not give the same map."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,13 +7,13 @@ from pathlib import Path
 
 import mne
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from brainedit._check import pick
 from brainedit.datasets.paired import Picture
 from brainedit.encoders.image import ReadyFeatures
+from brainedit.jobs.map_trials import N_CONTROLS, mean_responses
 from brainedit.joint import JointModel, load_joint
 from saliency.gradients import gradient_map
 from saliency.image import multiscale_map, occlusion_map
@@ -22,8 +21,6 @@ from saliency.neural import kept_windows
 from saliency.rise import rise_map
 from saliency.sanity import SanityCheck, map_z, randomised, sanity_checks
 
-N_CONTROLS = 100  # maps of other EEG beside each map; they cost next to nothing
-N_COMPARED = 20  # of them that the map is correlated with
 N_RANDOM = 10  # random vectors in place of phi
 N_ENCODERS = 3  # EEG encoders with random weights
 GREY = 0.5  # what covers a part of the picture, and what integrated gradients start from
@@ -33,36 +30,23 @@ Twin = JointModel | str  # a model trained on permuted pairs, or why there is no
 
 
 @dataclass(frozen=True)
-class Responses:
-    """Mean responses of a model's prepared EEG, (n_channels, n_times) each, volts.
-
-    own : to this picture; rest : of all other trials
-    controls : (k, ...), each the mean of as many other trials; no two of the same trials
-    n_mixed : the last so many of them mix the trials of several pictures
-    """
-
-    own: Tensor
-    rest: Tensor
-    controls: Tensor
-    n_mixed: int
-
-
-@dataclass(frozen=True)
 class PictureMaps:
     """A picture's map for its own EEG, the same for other EEG, and how it compares.
 
     image : (3, h, w), 0 to 1, as the model saw it
-    own : (h, w); controls : (k, h, w), each from as many trials of other pictures
+    own : (h, w); controls : (k, h, w), each from as many trials, see `mean_responses`
+    shuffled : (h, w), from as many trials of other pictures alone
     z, p : of `saliency.sanity.map_z`
     checks : what the map was compared with, and what could not be
     windows : (start, stop) in s of the response; window_maps, window_controls : (n_windows, h, w), where all
         else of the response to this picture (to another one) is replaced by the mean of the other trials
-    n_mixed : so many controls mix the trials of several pictures
+    permuted : whether the controls are sets of all trials, own ones included; else of one other picture each
     """
 
     image: Tensor
     own: np.ndarray
     controls: np.ndarray
+    shuffled: np.ndarray
     z: np.ndarray
     p: float
     checks: list[SanityCheck]
@@ -70,7 +54,7 @@ class PictureMaps:
     window_maps: np.ndarray
     window_controls: np.ndarray
     n_trials: int
-    n_mixed: int
+    permuted: bool
 
 
 def picture_maps(
@@ -85,13 +69,13 @@ def picture_maps(
     n_masks: int = 2000,
     n_controls: int = N_CONTROLS,
     twin: Twin = "No twin was given.",
-    batch_size: int = 8,
+    batch_size: int = 16,
     seed: int = 0,
     progress: bool = True,
 ) -> PictureMaps:
     """Maps of one picture for the mean response to it, for mean responses to other pictures, and for stand-ins.
 
-    own : (n,) bool, the trials of this picture; the others serve as controls
+    own : (n,) bool, the trials of this picture
     method : "occlusion" (one window), "multiscale" (windows 17, 33, 65), "rise", "gradient" (integrated gradients)
         or "gradcam" (signed); all vectors that one image network is compared with share one pass
     window, stride : of "occlusion", pixels at the model's input size; n_masks : of "rise"
@@ -115,23 +99,23 @@ def picture_maps(
         vectors = {
             "own": model.embed_eeg(responses.own[None]),
             "controls": model.embed_eeg(responses.controls),
+            "others": model.embed_eeg(responses.others),
             "windows": model.embed_eeg(_windows(model, responses.own, responses.rest, windows)),
-            "windows_control": model.embed_eeg(
-                _windows(model, responses.controls[0], responses.rest, windows)
-            ),
+            "windows_control": model.embed_eeg(_windows(model, responses.others[0], responses.rest, windows)),
             **stand_ins(model, responses.own[None], responses.rest[None], seed=seed),
         }
         twins = twin_vectors(twin, epochs, [np.flatnonzero(own)])
         maps = NamedScore(model, vectors, twins).maps(drawn, image)
         random_image = _random_image_encoder(drawn, model, vectors, image, seed=seed)
     alternatives = {name: maps[name] for name in (*STAND_INS, "permuted_training") if name in maps}
-    alternatives |= {"other_eeg": maps["controls"][:N_COMPARED]} | random_image
+    alternatives |= {"other_eeg": maps["others"]} | random_image
     alternatives |= {"permuted_training": twin} if isinstance(twin, str) else {}
     z, p = map_z(maps["own"][0], maps["controls"])
     return PictureMaps(
         image=image.cpu(),
         own=maps["own"][0],
         controls=maps["controls"],
+        shuffled=maps["others"][0],
         z=z,
         p=p,
         checks=sanity_checks(maps["own"][0], alternatives, image.cpu()),
@@ -139,7 +123,7 @@ def picture_maps(
         window_maps=maps["windows"],
         window_controls=maps["windows_control"],
         n_trials=int(np.sum(own)),
-        n_mixed=responses.n_mixed,
+        permuted=responses.permuted,
     )
 
 
@@ -149,7 +133,7 @@ def map_maker(
     window: int = 48,
     stride: int = 16,
     n_masks: int = 2000,
-    batch_size: int = 8,
+    batch_size: int = 16,
     seed: int = 0,
     progress: bool = False,
 ) -> Maker:
@@ -166,61 +150,6 @@ def prepare_picture(model: JointModel, picture: Picture) -> Tensor:
             "This model was trained on ready-made features and sees no pictures; train one with an image encoder."
         )
     return model.prepare_image(picture)
-
-
-def mean_responses(
-    eeg: Tensor, epochs: mne.BaseEpochs, own: np.ndarray, *, n_controls: int = N_CONTROLS, seed: int = 0
-) -> Responses:
-    """The mean response to a picture, and means of as many trials of others, one picture each where that can be.
-
-    eeg : (n, n_channels, n_times), the model's prepared EEG of the epochs
-    own : (n,) bool
-
-    Where other pictures have too few repeats for `n_controls` different means, the rest mix pictures.
-    Raises ValueError where there are no own trials, or too few others.
-    """
-    own = np.array(own, bool)  # a copy: pandas gives arrays that cannot be written to, which torch warns of
-    n, others = int(own.sum()), np.flatnonzero(~own)
-    if n == 0:
-        raise ValueError("No trial was chosen for this picture; choose at least one.")
-    if len(others) < n or math.comb(len(others), n) < min(n_controls, 20):
-        raise ValueError(
-            f"Need more trials of other pictures as controls, there are {len(others)} beside {n} of this one; choose "
-            "fewer trials or record more pictures."
-        )
-    rng = np.random.default_rng(seed)
-    alike = _draws(_pools(epochs, others, n), n, n_controls, rng)
-    mixed = _draws([others], n, n_controls - len(alike), rng, taken=alike)
-    controls = torch.stack([eeg[list(trials)].mean(0) for trials in [*alike, *mixed]])
-    named = epochs.metadata is not None and "stimulus" in epochs.metadata
-    return Responses(eeg[own].mean(0), eeg[~own].mean(0), controls, len(mixed) if named else 0)
-
-
-def _pools(epochs: mne.BaseEpochs, others: np.ndarray, n: int) -> list[np.ndarray]:
-    """The trials of each other picture that has as many as this one."""
-    if epochs.metadata is None or "stimulus" not in epochs.metadata:
-        return []
-    names = epochs.metadata["stimulus"].astype(str).to_numpy()[others]
-    groups = [others[names == name] for name in pd.unique(names)]
-    return [group for group in groups if len(group) >= n]
-
-
-def _draws(
-    pools: Sequence[np.ndarray], n: int, wanted: int, rng: np.random.Generator, *, taken: Sequence[tuple] = ()
-) -> list[tuple]:
-    """Up to `wanted` different sets of n trials, each from one pool, pool by pool in a random order."""
-    found, seen, round_ = [], set(taken), 0
-    order = [pools[i] for i in rng.permutation(len(pools))]
-    while len(found) < wanted and order:
-        for pool in order[: wanted - len(found)]:
-            drawn = (tuple(sorted(rng.choice(pool, n, replace=False).tolist())) for _ in range(20))
-            fresh = next((trials for trials in drawn if trials not in seen), None)
-            if fresh is not None:
-                found.append(fresh)
-                seen.add(fresh)
-        round_ += 1
-        order = [pool for pool in order if math.comb(len(pool), n) > round_]
-    return found
 
 
 def successive_windows(model: JointModel) -> tuple[tuple[float, float], ...]:
@@ -378,7 +307,7 @@ def _rise(
 
 
 def _gradient(score: nn.Module, image: Tensor, *, batch_size: int, progress: bool, **_: object) -> Tensor:
-    settings = {"n_steps": 30, "batch_size": batch_size, "progress": progress}
+    settings = {"n_steps": 30, "batch_size": min(batch_size, 8), "progress": progress}
     return gradient_map(score, image, baseline=GREY, **settings)
 
 

@@ -1,6 +1,5 @@
 """Which part of a picture, which electrode, when: maps, and whether they come from the EEG."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from brainedit.jobs.map_dependence import (
     N_PICTURES,
     N_SLOW,
     MapDependence,
-    Source,
+    Sources,
     dependence_sources,
     find_pictures,
     picture_dependence,
 )
+from brainedit.jobs.map_trials import ends_with, memorised, stimuli_of
 from brainedit.jobs.picture_maps import (
     GREY,
     METHODS,
@@ -31,12 +31,12 @@ from brainedit.jobs.picture_maps import (
 )
 from brainedit.jobs.saliency_sections import PICTURE, map_sections, verdict_of
 from brainedit.joint import JointModel, load_joint
-from brainedit.relevance import target_mask
+from brainedit.relevance import metadata_of, target_mask
 from brainedit.report import Result, check_out, is_simulated, result_folder
 from saliency.faithfulness import Faithfulness, deletion_insertion
 from saliency.sanity import SanityCheck
 
-MEMORISED = "Some of these pictures trained the model; a map of one may show what it memorised."
+MADE_ON_SIMULATED = "The model was trained on simulated EEG."
 PERMUTED = "This model was trained on pictures and responses paired at random; its maps are controls."
 
 
@@ -74,12 +74,14 @@ def map_picture(
         picture's path ends with its stimulus
     method, window, stride, n_masks : see `picture_maps`; pixels at the model's input size
     n_pictures : D is measured on at most so many, drawn by seed; None: 24, or 8 for methods that take minutes a
-        picture; below 3 there is no D
+        picture; below 4 there is no D
     """
     check_out(out, overwrite=overwrite)
     pick("method", method, METHODS)
+    if n_pictures is not None and n_pictures < 0:
+        raise ValueError(f"Need 0 or more pictures for D, got {n_pictures}; 0 leaves it out.")
     joint, recording = load_joint(model), read_epochs(epochs)
-    own = target_mask(recording.metadata, trials) if trials else trials_of(recording, image)
+    own = target_mask(metadata_of(recording), trials) if trials else trials_of(recording, image)
     pictures = find_pictures(recording, image, images=images)
     n_most = N_PICTURES.get(method, N_SLOW) if n_pictures is None else n_pictures
     sources = dependence_sources(joint, recording, pictures, own, image, n_most=n_most, seed=seed)
@@ -87,6 +89,7 @@ def map_picture(
     twin = find_twin(model, joint)
     found = explain_picture(joint, recording, image, own, sources, twin=twin, **settings)
     result = _result(joint, recording, found, name=Path(image).name)
+    result.warnings += memorised(joint, recording, own, image)
     result.settings = {"trials": trials, "fill": GREY, "n_pictures": len(sources), **settings}
     result.inputs = {"model": model, "epochs": epochs, "image": image}
     with result_folder(out, overwrite=overwrite) as folder:
@@ -101,7 +104,7 @@ def explain_picture(
     epochs: mne.BaseEpochs,
     image: str | Path | np.ndarray,
     own: np.ndarray,
-    sources: list[Source],
+    sources: Sources,
     *,
     twin: Twin = "No twin was given.",
     method: str = "occlusion",
@@ -134,16 +137,16 @@ def explain_picture(
 
 def trials_of(epochs: mne.BaseEpochs, image: str | Path) -> np.ndarray:
     """Which trials showed this picture: their `stimulus` is its name, or the end of its path."""
-    if epochs.metadata is None or "stimulus" not in epochs.metadata:
+    names = stimuli_of(epochs)
+    if names is None:
         raise ValueError(
             "The epochs do not name their pictures; choose trials by a query, e.g. \"label == 'face'\"."
         )
-    names = epochs.metadata["stimulus"].astype(str)
-    path = Path(os.path.abspath(image)).as_posix()  # links are kept: DataLad's lead to other names
-    own = names.map(lambda name: path == name or path.endswith("/" + name)).to_numpy()
+    own = np.array([name != "" and ends_with(image, name) for name in names], bool)
     if not own.any():
+        first = names[names != ""][0]
         raise ValueError(
-            f"No trial has the stimulus {Path(image).name!r} (the first is {names.iloc[0]!r}); choose trials by a "
+            f"No trial has the stimulus {Path(image).name!r} (the first is {first!r}); choose trials by a "
             "query on the metadata."
         )
     return own
@@ -158,7 +161,7 @@ def map_figures(found: Explained) -> dict:
         "p_max": maps.p,
         "n_trials": maps.n_trials,
         "n_controls": len(maps.controls),
-        "n_mixed_controls": maps.n_mixed,
+        "controls": "sets of all trials" if maps.permuted else "one other picture each",
         "sanity": {check.name: _check_figures(check) for check in maps.checks},
         "sanity_of_pictures": {check.name: _check_figures(check) for check in found.dependence.checks},
         "clusters": {"tested": found.brain.tested}
@@ -170,10 +173,16 @@ def map_figures(found: Explained) -> dict:
 def _dependence_figures(dependence: MapDependence) -> dict:
     result = dependence.result
     if result is None:
-        return {"why_not": dependence.why_not}
+        return {"why_not": dependence.why_not, "unread": dependence.unread}
     named = ("ci", "p", "null_interval", "n_pictures", "match", "match_p", "r_own", "r_other")
     by_picture = dict(zip(dependence.names, result.by_picture.tolist(), strict=True))
-    return {"D": result.value} | {name: getattr(result, name) for name in named} | {"by_picture": by_picture}
+    about = {"of_this_picture": dependence.mapped, "where": dependence.where, "unread": dependence.unread}
+    return (
+        {"D": result.value}
+        | about
+        | {name: getattr(result, name) for name in named}
+        | {"by_picture": by_picture}
+    )
 
 
 def _check_figures(check: SanityCheck) -> dict:
@@ -187,12 +196,12 @@ def _result(joint: JointModel, recording: mne.BaseEpochs, found: Explained, *, n
         title="What the response answers to",
         lead=verdict_of(maps, found.dependence),
         figures=map_figures(found),
-        simulated=is_simulated(recording.metadata),
+        simulated=recording.metadata is not None and is_simulated(recording.metadata),
         stamp=stamp_of(joint),
     )
     trained = joint.card["training"]
-    if set(recording.metadata.get("stimulus", [])) & set(trained["stimuli"]):
-        result.warnings.append(MEMORISED)
+    if trained["simulated"] and not result.simulated:
+        result.warnings.append(MADE_ON_SIMULATED)
     if trained.get("permuted_pairs"):
         result.warnings.append(PERMUTED)
     result.sections += map_sections(joint, found, name=name)
@@ -217,6 +226,7 @@ def _faithfulness(
 
 def _save_arrays(folder: Path, found: Explained) -> None:
     np.save(folder / "map.npy", found.maps.own)
+    np.save(folder / "z.npy", found.maps.z)
     np.save(folder / "control_maps.npy", found.maps.controls.astype(np.float16))
     np.save(folder / "neural_map.npy", found.brain.neural)
     if found.dependence.result is not None:

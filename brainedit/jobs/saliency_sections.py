@@ -12,10 +12,11 @@ from brainedit.jobs.map_dependence import MapDependence
 from brainedit.jobs.picture_maps import PictureMaps
 from brainedit.joint import JointModel
 from brainedit.report import Section, p_text
-from saliency.dependence import EEGDependence
+from saliency.dependence import ALPHA, EEGDependence
+from saliency.drawing import blank_figure, colour_bar
 from saliency.faithfulness import Faithfulness
-from saliency.plots import band_figure, neural_figure, saliency_figure, time_strip
-from saliency.sanity import SanityCheck, map_verdict
+from saliency.plots import band_figure, neural_figure, overlay, saliency_figure, time_strip
+from saliency.sanity import ALIKE, SanityCheck, map_verdict
 
 if TYPE_CHECKING:
     from brainedit.jobs.saliency import Explained
@@ -43,38 +44,58 @@ def map_sections(
 
 
 def verdict_of(maps: PictureMaps, dependence: MapDependence) -> str:
-    """Do the maps come from the EEG: by D where there is one, else by the p of this one map."""
-    checks = {check.name: check for check in (*maps.checks, *dependence.checks)}
-    evidence = maps.p if dependence.result is None else dependence.result
-    return map_verdict(evidence, list(checks.values()))
+    """Do the maps come from the EEG: by D and this map where D covers it, else first by the p of this map."""
+    result = dependence.result
+    if result is None or result.p_floor > ALPHA:
+        return map_verdict(maps.p, maps.checks)
+    over_pictures = map_verdict(result, dependence.checks)
+    if dependence.mapped:
+        return f"{over_pictures} {_this_map(maps)}"
+    return f"{map_verdict(maps.p, maps.checks)} For other pictures of this recording, without this one: {over_pictures}"
 
 
 def map_sentence(maps: PictureMaps) -> str:
-    """What the z of this one map says."""
+    """What the z of this one map says, and what it was compared with."""
     differs = (
         "This map differs from those that other responses give for this picture"
-        if maps.p <= 0.05
+        if maps.p <= ALPHA
         else "By itself this map cannot be told from those that other responses give for this picture"
     )
-    told = f"{differs}: largest |z| against {len(maps.controls)} maps of other EEG, p = {p_text(maps.p)}."
-    if maps.n_mixed <= 0.1 * len(maps.controls):
-        return told
-    return (
-        f"{told} Too few other pictures were shown as often, so {maps.n_mixed} of these mix the trials of several "
-        "pictures; such means hold less of any picture, and z and p look better than they are."
+    n = len(maps.controls)
+    against = (
+        f"{n} maps from as many trials drawn at random from all, this picture's among them (a permutation test; too "
+        "few other pictures were shown as often to take one map of each)"
+        if maps.permuted
+        else f"the maps of {n} other pictures' responses, as many trials each"
     )
+    return f"{differs}: largest |z| against {against}, p = {p_text(maps.p)}."
+
+
+def _this_map(maps: PictureMaps) -> str:
+    """This one map under a lead that is about many: its p, and what it resembles too much."""
+    compared = [(max(check.r, check.r_abs), check) for check in maps.checks if check.ran]
+    alike, closest = max(compared, key=lambda pair: pair[0], default=(0.0, None))
+    told = "differs" if maps.p <= ALPHA else "cannot be told"
+    found = (
+        f"This picture's map by itself {told} from those that other responses give (p = {p_text(maps.p)})."
+    )
+    if alike < ALIKE:
+        return found
+    return f"{found} Most of it is there too when {closest.what_it_shows} (r = {alike:.2f})."
 
 
 def dependence_section(maps: PictureMaps, dependence: MapDependence) -> Section:
     """D with its null; where there is none, why, and what this one map says."""
     result = dependence.result
     if result is None:
-        return Section("Does the map come from the brain?", [dependence.why_not, map_sentence(maps)])
+        text = [dependence.why_not, *left_out(dependence), map_sentence(maps)]
+        return Section("Does the map come from the brain?", text)
     text = [
         f"D, over {result.n_pictures} pictures of this recording: how much better maps from two halves of the trials "
         "of one picture agree (correlation over pixels) than maps from half of its trials and half of another "
         "picture's, both drawn on the same picture. The null exchanges which response's half is whose."
     ]
+    text += left_out(dependence)
     if dependence.seen:
         text.append(SEEN)
     caption = (
@@ -83,6 +104,22 @@ def dependence_section(maps: PictureMaps, dependence: MapDependence) -> Section:
     )
     pictures = [(dependence_figure(result), caption)]
     return Section("Does the map come from the brain?", text, [dependence_score(result)], pictures)
+
+
+def left_out(dependence: MapDependence) -> list[str]:
+    """Which trials and pictures D was not measured on."""
+    told = []
+    if dependence.where and dependence.result is not None:
+        told.append(
+            f"The recording has several subjects or sessions: D takes the trials of {dependence.where} alone, which "
+            "has most of this picture's."
+        )
+    if dependence.result is not None and not dependence.mapped:
+        told.append("This picture is not among them: it was shown less than twice there.")
+    if dependence.unread:
+        names = ", ".join(dependence.unread)
+        told.append(f"Pictures whose files cannot be read were left out: {names}.")
+    return told
 
 
 def resemblance_section(maps: PictureMaps, dependence: MapDependence) -> Section:
@@ -146,13 +183,28 @@ def dependence_figure(result: EEGDependence) -> Figure:
 
 def picture_section(maps: PictureMaps, *, name: str = "", box: tuple | None = None) -> Section:
     """Picture, map, and the map for a response to another picture."""
-    figure = saliency_figure(maps.image, maps.own, maps.controls[0], box=box, unit="F")
+    figure = saliency_figure(maps.image, maps.own, maps.shuffled, box=box, unit="F")
     caption = (
         "Warm: this part raises the fit to the response; cold: it lowers it. Right: the same for responses to another "
         "picture, on the same scale."
     )
     trials = f"{name}, from the mean of {maps.n_trials} trial{'s' * (maps.n_trials != 1)}.".lstrip(", ")
-    return Section(PICTURE, [trials, map_sentence(maps)], pictures=[(figure, caption)])
+    told = "z: the map less the mean of the maps of other EEG, in their standard deviations."
+    return Section(
+        PICTURE, [trials, map_sentence(maps)], pictures=[(figure, caption), (z_figure(maps), told)]
+    )
+
+
+def z_figure(maps: PictureMaps) -> Figure:
+    """Where the map differs from those of other EEG, over the picture."""
+    limit = float(np.abs(maps.z).max()) or 1.0
+    figure = blank_figure(3.6, 3.1)
+    axes = figure.add_subplot()
+    axes.imshow(overlay(maps.image, maps.z, limit=limit), interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title("z against other EEG", loc="left", fontsize=10.5, color=INK, pad=6)
+    colour_bar(figure, axes.inset_axes([1.05, 0, 0.05, 1]), limit=limit, unit="z", alpha=0.8)
+    return figure
 
 
 def brain_section(model: JointModel, brain: BrainMaps) -> Section:

@@ -17,11 +17,10 @@ from scipy.interpolate import PchipInterpolator
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtri
 
+from brainedit.simulate.codes import CODE_WINDOW, check_code, kind_patterns
 from brainedit.simulate.head import (
     bumps_at,
-    leadfield,
     noise_trials,
-    places_below,
     to_epochs,
     topography_of,
     visual_response,
@@ -36,7 +35,6 @@ CHANNELS = (
 # fmt: on
 P300 = {"Pz": 1.0, "P3": 0.5, "P4": 0.5, "CPz": 0.5}  # relative moments of dipoles below these electrodes
 P300_PEAK, P300_WIDTH = 0.4, 0.09  # s; the width is a standard deviation
-CODE_WINDOW = (0.08, 0.45)  # s, when the passive response depends on the picture
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,15 @@ class SimulatedViewing:
     images : stimulus -> uint8 (height, width, 3)
     truth : indexed by stimulus: `kind` and `region` that the brain coded, `kinds` (all, by region), and the
         coded region's `top`, `left`, `bottom`, `right` in pixels
+    planted : what tells the kinds apart: `topography` (Series, RMS over kinds and the coded window, µV by
+        channel; 0 at no signal), `electrodes` (largest first) and `peak_latency` (s, of the RMS over kinds
+        and channels), which are those of the patterns at any signal
     """
 
     epochs: mne.Epochs
     images: dict[str, np.ndarray]
     truth: pd.DataFrame
+    planted: dict
 
 
 def simulate_oddball(
@@ -184,6 +186,8 @@ def simulate_passive(
     n_kinds: int = 12,
     noise_uv: float = 10.0,
     alpha_uv: float = 5.0,
+    electrodes: Sequence[str] | None = None,
+    latency: float | None = None,
     brain_seed: int = 0,
     seed: int = 0,
 ) -> SimulatedViewing:
@@ -197,6 +201,9 @@ def simulate_passive(
         over trials, channels and the same times of all noise (1/f and alpha, after baseline): single trials.
         At .2 averages of 8 repeats and single trials decode cleanly (12 kinds, LDA on 300 other pictures:
         1.00 and .97); at .1 .95 and .60
+    electrodes : of the 10-05 template, in `channels` or not; a dipole close below each is all that tells the
+        kinds apart, with one peak at `latency` (s, .12 to .41; None: .2). None: ten occipito-temporal places
+        and peaks at many times
     brain_seed : the kinds' patterns; two calls with the same one and another `seed` are two viewings of other
         pictures by the same brain
 
@@ -204,6 +211,7 @@ def simulate_passive(
     their removal.
     """
     _check_viewing(n_pictures, n_repeats, n_regions, n_kinds, snr, picture_size)
+    check_code(electrodes, latency)
     channels, times = tuple(channels), _times(sfreq, tmin, tmax)
     images, truth = _draw_pictures(n_pictures, n_regions, n_kinds, picture_size, seed)
     rng = np.random.default_rng([seed, 3])
@@ -215,18 +223,18 @@ def simulate_passive(
     levels = {"noise_uv": noise_uv, "alpha_uv": alpha_uv, "blink_rate": 0.0}
     data, _, onset, _ = noise_trials(trials, channels, times, sfreq, rng, **levels)
     coded = (times >= CODE_WINDOW[0]) & (times <= CODE_WINDOW[1])
-    patterns = _kind_patterns(channels, times, n_kinds, brain_seed)
+    patterns = kind_patterns(channels, times, n_kinds, brain_seed, electrodes=electrodes, latency=latency)
     scale = (
         snr
         * np.sqrt(np.mean(data[..., coded] ** 2, dtype=float))
         / np.sqrt(np.mean(patterns[..., coded] ** 2))
     )
+    planted = _planted(channels, times, patterns, scale)
     data += visual_response(channels, times)
     kind = np.array([list(KINDS).index(name) for name in truth["kind"]])
     data += (np.float32(scale) * patterns)[kind[order]]
-    return SimulatedViewing(
-        to_epochs(data, None, channels, sfreq, tmin, trials.assign(onset=onset)), images, truth
-    )
+    epochs = to_epochs(data, None, channels, sfreq, tmin, trials.assign(onset=onset))
+    return SimulatedViewing(epochs, images, truth, planted)
 
 
 def _check_trials(trials: pd.DataFrame) -> pd.DataFrame:
@@ -280,27 +288,6 @@ def _p300_waves(times: np.ndarray, n: int, jitter: float, rng) -> tuple[np.ndarr
     return wave - wave[:, times <= 0].mean(axis=1, keepdims=True), latency
 
 
-def _kind_patterns(channels, times: np.ndarray, n_kinds: int, brain_seed: int) -> np.ndarray:
-    """What tells the kinds apart (n_kinds, n_channels, n_times), mean 0 over kinds, any scale.
-
-    Ten occipito-temporal dipoles of random direction; each kind gives each dipole three bumps of activity of
-    random height within the coded window. The same for any channels, rate and number of kinds up to all.
-    """
-    rng = np.random.default_rng([brain_seed, 7])
-    names = ("O1", "O2", "PO7", "PO8", "P7", "P8", "PO3", "PO4", "TP7", "TP8")
-    places, out = places_below(names)
-    directions = out + 0.8 * rng.normal(size=out.shape)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    shape = (len(KINDS), len(names), 3)
-    peaks, heights = rng.uniform(0.12, 0.41, shape), rng.normal(size=shape)
-    bumps = bumps_at(times, peaks.ravel(), 0.03).reshape(*shape, -1)
-    start, stop = CODE_WINDOW
-    taper = np.clip(np.minimum(times - start, stop - times) / 0.03, 0, 1)
-    courses = np.einsum("ksb,ksbt->kst", heights, bumps) * taper
-    patterns = np.einsum("cs,kst->kct", leadfield(channels, places, directions), courses[:n_kinds])
-    return (patterns - patterns.mean(axis=0)).astype(np.float32) * 1e-3
-
-
 def _grid(n_regions: int) -> tuple[int, int]:
     """Rows and columns of the regions, as square as can be."""
     rows = next(k for k in range(int(np.sqrt(n_regions)), 0, -1) if n_regions % k == 0)
@@ -324,6 +311,17 @@ def _draw_pictures(n_pictures, n_regions, n_kinds, size, seed) -> tuple[dict[str
         table.append((stimulus, kinds[region], region, kinds, *boxes[region]))
     columns = ["stimulus", "kind", "region", "kinds", "top", "left", "bottom", "right"]
     return images, pd.DataFrame(table, columns=columns).set_index("stimulus")
+
+
+def _planted(channels, times: np.ndarray, patterns: np.ndarray, scale: float) -> dict:
+    """Where and when the kinds differ; `scale` turns patterns (n_kinds, n_channels, n_times) into µV."""
+    coded = (times >= CODE_WINDOW[0]) & (times <= CODE_WINDOW[1])
+    spread = np.sqrt(np.mean(patterns[..., coded] ** 2, axis=(0, 2)))
+    return {
+        "topography": pd.Series(scale * spread, index=list(channels)),
+        "electrodes": [channels[k] for k in np.argsort(-spread, kind="stable")],
+        "peak_latency": float(times[np.mean(patterns**2, axis=(0, 1)).argmax()]),
+    }
 
 
 def _oddball_truth(channels, topography, amplitude_uv, target, latency, blink) -> dict:

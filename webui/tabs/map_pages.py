@@ -1,6 +1,6 @@
 """What the Saliency tab shows of one picture: coarse maps at once, then finer ones, then what they are worth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ MADE_ON_SIMULATED = "The model was trained on simulated EEG."
 CONFOUNDED_MODEL = (
     "CONFOUNDED: this model was trained on a design that supports no claim. Nothing here is evidence."
 )
-MEMORISED = "This picture trained the model; its map may show what the model memorised."
 COVERED = (
     "Warm: covering this part lowers the fit between picture and response; cold: it raises it. Right: the same "
     "for responses to other pictures, on the same scale."
@@ -55,29 +54,35 @@ def map_steps(
     query: str = "",
     pictures: Mapping[str, Any] | None = None,
     twin: Any = UNTWINNED,
+    name: str | None = None,
+    unread: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[str]:
     """Picture, map, shuffled-EEG map, electrodes and times, as HTML: coarse at once, then finer, then with a verdict.
 
     stimulus : the trials are those of this stimulus; else those for which `query` on the metadata is true
     pictures : of the recording, by stimulus: the EEG-dependence D is measured on eight of them
+    name : the picture's file, to tell whether it trained the model; unread : pictures that could not be read
     settings : of `brainedit.jobs.picture_maps.picture_maps`
 
     Raises ValueError when no trial is chosen, or the epochs do not fit the model.
     """
     from brainedit.jobs.brain_maps import brain_maps
     from brainedit.jobs.map_dependence import dependence_sources, picture_dependence
+    from brainedit.jobs.map_trials import memorised
     from brainedit.jobs.picture_maps import map_maker, picture_maps
 
     own = _own_trials(epochs, stimulus, query)
-    seen = stimulus is not None and stimulus in model.card["training"]["stimuli"]
-    notices = _notices(model, epochs, seen)
+    path = name or (picture if isinstance(picture, str | Path) else None)
+    told = memorised(model, epochs, own, path)
+    told += [f"Left out, since they cannot be read: {', '.join(unread)}."] * bool(unread)
+    notices = _notices(model, epochs, told)
     for drawn in _refined(model, epochs, picture, own, **settings):
         yield result_html(notices, paragraph(REFINING, "soft"), drawn)
     maps = picture_maps(model, epochs, picture, own, twin=twin, **settings)
     sources = dependence_sources(model, epochs, pictures or {}, own, picture, n_most=N_PICTURES)
     brain = brain_maps(model, epochs, maps.image, own, sources)
-    shown = _three_panels(maps.image, maps.own, maps.controls[0]) + _brain_html(model, maps, brain)
+    shown = _three_panels(maps.image, maps.own, maps.shuffled) + _brain_html(model, maps, brain)
     yield result_html(notices, paragraph(MEASURING, "soft"), shown)
     window = settings.get("window", 48)
     maker = map_maker(settings.get("method", "occlusion"), window=window, stride=window)
@@ -86,13 +91,15 @@ def map_steps(
 
 
 def _own_trials(epochs: "mne.BaseEpochs", stimulus: str | None, query: str) -> np.ndarray:
-    from brainedit.relevance import target_mask
+    from brainedit.jobs.map_trials import stimuli_of
+    from brainedit.relevance import metadata_of, target_mask
 
     if stimulus is None and not query.strip():
         raise ValueError("Choose the trials: by their stimulus, or by a question such as label == 'face'.")
     if stimulus is not None:
-        return (epochs.metadata["stimulus"].astype(str) == stimulus).to_numpy()
-    return target_mask(epochs.metadata, query)
+        names = stimuli_of(epochs)
+        return np.zeros(len(epochs), bool) if names is None else np.array(names == stimulus, bool)
+    return target_mask(metadata_of(epochs), query)
 
 
 def _refined(
@@ -111,14 +118,15 @@ def _refined(
     """The three panels from the coarsest map to the finest; nothing for methods without steps."""
     import torch
 
-    from brainedit.jobs.picture_maps import GREY, mean_responses, prepare_picture
+    from brainedit.jobs.map_trials import mean_responses
+    from brainedit.jobs.picture_maps import GREY, prepare_picture
     from saliency.image import occlusion_steps
 
     if method != "occlusion":
         return
     image, eeg = prepare_picture(model, picture), model.prepare_eeg(epochs)
     responses = mean_responses(eeg, epochs, own, n_controls=n_controls, seed=seed)
-    score = model.score_images(torch.stack([responses.own, responses.controls[0]]))
+    score = model.score_images(torch.stack([responses.own, responses.others[0]]))
     for maps in occlusion_steps(score, image, window=window, stride=stride, fill=GREY):
         yield _three_panels(image.cpu(), *maps.cpu().numpy())
 
@@ -138,7 +146,7 @@ def _brain_html(model: "JointModel", maps: Any, brain: Any) -> str:
 
 def _verdict_html(maps: Any, dependence: Any) -> str:
     """Whether the map comes from the EEG, as the command's report says it, and what that rests on."""
-    from brainedit.jobs.saliency_sections import SEEN, dependence_score, map_sentence, verdict_of
+    from brainedit.jobs.saliency_sections import SEEN, dependence_score, left_out, map_sentence, verdict_of
 
     table = "" if dependence.result is None else scores_html([dependence_score(dependence.result)])
     trials = f"Mean of {maps.n_trials} trial{'s' * (maps.n_trials != 1)}. {map_sentence(maps)}"
@@ -147,18 +155,19 @@ def _verdict_html(maps: Any, dependence: Any) -> str:
             paragraph(verdict_of(maps, dependence), "verdict"),
             table,
             paragraph(SEEN * (dependence.seen and bool(table))),
+            paragraph(" ".join(left_out(dependence)), "soft"),
             paragraph(COARSE_D if table else f"{dependence.why_not} {COMMAND}", "soft"),
             paragraph(trials, "soft"),
         )
     )
 
 
-def _notices(model: "JointModel", epochs: "mne.BaseEpochs", seen: bool) -> str:
-    simulated = is_simulated(epochs.metadata)
+def _notices(model: "JointModel", epochs: "mne.BaseEpochs", told: Sequence[str]) -> str:
+    simulated = epochs.metadata is not None and is_simulated(epochs.metadata)
     by_simulated = model.card["training"]["simulated"] and not simulated
     stamped = model.card["training"].get("design") == "confounded"
     notices = (CONFOUNDED_MODEL * stamped, SIMULATED * simulated)
-    notices += (MADE_ON_SIMULATED * by_simulated, MEMORISED * seen)
+    notices += (MADE_ON_SIMULATED * by_simulated, *told)
     return "".join(paragraph(words, "notice") for words in notices)
 
 

@@ -41,9 +41,14 @@ MOST_UPLOADS = 64  # pictures that are read for D
 
 def stimulus_choices(epochs: "mne.BaseEpochs") -> list[tuple[str, str]]:
     """(shown, stimulus) for each picture that was shown, with its number of trials; empty where unknown."""
-    if epochs.metadata is None or "stimulus" not in epochs.metadata:
+    import pandas as pd
+
+    from brainedit.jobs.map_trials import stimuli_of
+
+    names = stimuli_of(epochs)
+    if names is None:
         return []
-    counts = epochs.metadata["stimulus"].astype(str).value_counts(sort=False)
+    counts = pd.Series(names[names != ""]).value_counts(sort=False)
     short = [name.rsplit("/", 1)[-1] for name in counts.index]
     shown = short if len(set(short)) == len(short) else list(counts.index)
     return sorted(
@@ -145,6 +150,19 @@ def _plain(name: str | Path, *, stem: bool = True) -> str:
     return "".join(c for c in last if c.isalnum() or c in "._-")
 
 
+def _checked(files: Mapping[str, str | Path]) -> tuple[dict, list[str]]:
+    """The pictures by stimulus, the first 64, and the names of files that are no pictures."""
+    found, unread = {}, []
+    for name, path in list(files.items())[:MOST_UPLOADS]:
+        try:
+            found[name] = guards.checked_picture(path)
+        except guards.RefusedUpload:
+            raise
+        except ValueError:
+            unread.append(Path(path).name)
+    return found, unread
+
+
 # the tab
 
 
@@ -232,13 +250,15 @@ class SaliencyHandlers:
             return
         epochs = guards.checked_epochs(file)
         named = {Path(path).name: path for path in files or []}
-        image = guards.checked_picture(named.get(picture) or next(iter(named.values()), None))
+        path = named.get(picture) or next(iter(named.values()), None)
+        image = guards.checked_picture(path)
         joint = self.demo.model if model == DEMO_MODEL else pick("model", model, trained)
         known = [name for _, name in stimulus_choices(epochs)]
         settings = {"stimulus": stimulus if known else None, "query": query or "", "method": method}
         files = join_pictures(known, files or [])
-        others = {name: guards.checked_picture(path) for name, path in list(files.items())[:MOST_UPLOADS]}
-        yield from map_steps(joint, epochs, image, pictures=others, **settings)
+        others, unread = _checked(files)
+        settings |= {"pictures": others, "unread": unread, "name": Path(path).name}
+        yield from map_steps(joint, epochs, image, **settings)
 
     def example(self, stimulus: str, method: str = "occlusion") -> Iterator[str]:
         """The map of a picture of the example, step by step the first time."""
