@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -157,13 +156,16 @@ def test_the_report_says_what_the_controls_are(model, held_out, pictures):
 def test_the_cluster_test_of_noise_is_right(model, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     theta = torch.randn(8, 20, generator=generator)
-    linear = SimpleNamespace(score_eeg=lambda image: lambda eeg: (torch.tanh(eeg) * theta).sum((1, 2)))
+
+    def score(eeg):
+        return (torch.tanh(eeg) * theta).sum((1, 2))
+
     few = functools.partial(brain.neural_maps, n_steps=4)
     monkeypatch.setattr(brain, "neural_maps", few)
     own, hits = np.arange(30) < 15, 0
     for seed in range(40):
         eeg = torch.nn.functional.avg_pool1d(torch.randn(30, 8, 20, generator=generator), 5, 1, 2)
-        found = brain._trial_differences(linear, eeg, None, own, ~own, seed)
+        found = brain._trial_differences(score, eeg, own, ~own, seed)
         assert len(found) == 15
         hits += cluster_test(found, brain.model_info(model), n_permutations=60, seed=seed).mask.any()
     assert hits <= 6  # 2 are due; the binomial reaches 7 in 1 of 300

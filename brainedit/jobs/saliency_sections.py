@@ -214,7 +214,8 @@ def brain_section(model: JointModel, brain: BrainMaps) -> Section:
         brain.neural, model_info(model), model.eeg_input.settings["tmin"], mask=mask, unit="F"
     )
     caption = (
-        "Integrated gradients of F with this picture, from the mean of the other trials to the mean response."
+        "Integrated gradients of F with this picture, from the mean of the other trials to the mean response, in units "
+        "of the noise (after the model's whitening): there a channel that holds signal adds to F."
     )
     marked = " Outlined and dotted: clusters with p at most .05." if mask is not None and mask.any() else ""
     return Section("Which electrode, when", [brain.tested], pictures=[(figure, caption + marked)])
@@ -233,7 +234,7 @@ def _band_section(model: JointModel, brain: BrainMaps) -> Section:
     figure = band_figure(brain.by_band, model_info(model), brain.bands, unit="F")
     caption = (
         "Fall of F when the phases of one band in one channel of the mean response are drawn anew; mean of 8 draws. "
-        "What differs from trial to trial is not in the mean response."
+        "What differs from trial to trial is not in the mean response. EEG in units of its noise, as above."
     )
     return Section("In which frequency band", pictures=[(figure, caption)])
 

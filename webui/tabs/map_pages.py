@@ -138,7 +138,10 @@ def _brain_html(model: "JointModel", maps: Any, brain: Any) -> str:
 
     tmin, mask = model.eeg_input.settings["tmin"], None if brain.clusters is None else brain.clusters.mask
     electrodes = neural_figure(brain.neural, model_info(model), tmin, mask=mask, unit="F")
-    caption = f"Which electrode, when: integrated gradients of F with this picture. {brain.tested}"
+    caption = (
+        "Which electrode, when: integrated gradients of F with this picture, EEG in units of its noise. "
+    )
+    caption += brain.tested
     strip = time_strip(maps.image, maps.window_maps, maps.windows, control=maps.window_controls, unit="F")
     stamp = stamp_of(model)
     return figure_html(electrodes, caption, stamp=stamp) + figure_html(strip, STRETCHES, stamp=stamp)
