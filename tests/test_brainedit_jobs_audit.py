@@ -285,9 +285,9 @@ def test_what_trained_a_model_does_not_score_it(confounded, tmp_path):
 def test_a_map_keeps_the_stamp(confounded, tmp_path):
     picture = confounded.pictures / "kind0" / "2_0.png"
     out = map_picture(confounded.model, confounded.other, picture, tmp_path / "map", window=112, stride=112)
-    assert assert_stamped(out) == 5
+    assert assert_stamped(out) == 6
     names = {path.name for path in out.glob("*.npy")}
-    arrays = ("map", "control_maps", "neural_map", "half_correlations")
+    arrays = ("map", "z", "control_maps", "neural_map", "half_correlations")
     assert names == {f"CONFOUNDED_{name}.npy" for name in arrays}
     assert (out / "saliency.png").is_file()
 
