@@ -481,3 +481,15 @@ def test_trials_without_named_pictures_have_no_dependence(model, array_epochs):
     assert dependence.find_pictures(epochs, "x.png") == {}
     assert dependence.dependence_sources(model, epochs, {}, np.arange(8) < 4, picture).found == ()
     assert pd.isna(epochs.metadata).sum().sum() == 0
+
+
+def test_controls_are_of_the_same_people_and_sessions(held_out):
+    epochs = held_out.copy()
+    names = epochs.metadata["stimulus"].to_numpy()
+    half = np.arange(len(epochs)) % 2 == 0
+    epochs.metadata = epochs.metadata.assign(subject=np.where(half, "A", "B"))
+    own = half & (names == names[0])
+    others = trials.other_trials(epochs, own)
+    assert others.any()
+    assert set(epochs.metadata["subject"][others]) == {"A"}
+    assert not (names[others] == names[0]).any()

@@ -89,12 +89,20 @@ def stimuli_of(epochs: mne.BaseEpochs) -> np.ndarray | None:
 
 
 def other_trials(epochs: mne.BaseEpochs, own: np.ndarray) -> np.ndarray:
-    """Which trials showed another picture, (n,) bool: none of an own trial's picture, and none of an unknown one."""
+    """Which trials showed another picture, (n,) bool: none of an own trial's picture, and none of an unknown one.
+
+    Only trials of the people and sessions of the own ones: what differs between people is no effect of a picture.
+    """
     own, names = np.array(own, bool), stimuli_of(epochs)
+    others = ~own
+    if epochs.metadata is not None:
+        where = joined(epochs.metadata, ("subject", "session"))
+        mine = set(where[own])
+        others &= np.array([place in mine for place in where], bool)
     if names is None:
-        return ~own
+        return others
     mine = set(names[own])
-    return ~own & np.array([name != "" and name not in mine for name in names], bool)
+    return others & np.array([name != "" and name not in mine for name in names], bool)
 
 
 def texts(column: pd.Series) -> np.ndarray:
