@@ -61,7 +61,7 @@ METHODS = {
     "RISE": Method(partial(rise_map, n_masks=200, cells=7, fill=0.5), 20),
     "Grad-CAM": Method(partial(gradient_map, method="gradcam", relu=False), 24, at_once=False),
     "integrated gradients": Method(
-        partial(gradient_map, baseline="blur", n_steps=32), 16, blur=28.0, at_once=False, every_level=False
+        partial(gradient_map, baseline="blur", n_steps=32), 40, blur=28.0, at_once=False, every_level=False
     ),
 }
 
