@@ -140,7 +140,7 @@ def test_same_seed_same_weights(model, viewing, pictures):
 def test_a_killed_training_ends_with_the_same_weights(viewing, pictures, tmp_path, monkeypatch):
     settings = {"n_epochs": 4, "eeg_encoder": "tsconv"}
     whole = train(viewing, pictures, **settings)
-    call, count = joint_training._Batches.__call__, []
+    call, count = joint_training.PairBatches.__call__, []
 
     def killed(self, generator):
         count.append(1)
@@ -148,7 +148,7 @@ def test_a_killed_training_ends_with_the_same_weights(viewing, pictures, tmp_pat
             raise KeyboardInterrupt
         return call(self, generator)
 
-    monkeypatch.setattr(joint_training._Batches, "__call__", killed)
+    monkeypatch.setattr(joint_training.PairBatches, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         train(viewing, pictures, checkpoint=tmp_path / "c.safetensors", **settings)
     resumed = train(viewing, pictures, checkpoint=tmp_path / "c.safetensors", **settings)
