@@ -3,12 +3,9 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from itertools import islice
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from saliency.fills import Fill, fill_picture
@@ -32,9 +29,9 @@ def gradient_map(
     seed: int = 0,
     progress: bool = False,
 ) -> torch.Tensor:
-    """What each pixel adds to the score, or how the score answers to it, by the score's gradient.
+    """What each pixel adds to the score, or how the score answers to it, by the score's gradient through captum.
 
-    score : pictures (n, 3, h, w) to (n,) or (n, k), differentiable in the pictures
+    score : pictures (n, 3, h, w) to (n,) or (n, k), differentiable in the pictures; k scores cost k times one
     image : (3, h, w), float, 0 to 1
     method : "integrated_gradients": a map in units of the score that sums to score(image) - score(baseline),
         each pixel's three channels added up;
@@ -47,12 +44,13 @@ def gradient_map(
         the baseline get 0, so black says nothing of black parts of the picture
     n_steps : integrated gradients only: Gauss-Legendre points on the way from the baseline
     noise : SmoothGrad only: deviation of the noise, 0 to 1 being the picture's range; copies are not clipped
-    n_samples : SmoothGrad only: noisy copies
+    n_samples : SmoothGrad only: noisy copies, the same for each of k scores
     layer : Grad-CAM only: a module that the score uses once, or its dotted name inside the score, whose
         output is (n, c, h, w); None: the last one, for convolutional scores
     relu : Grad-CAM only: keep what raises the score alone, as published; False: signed
     batch_size : pictures given to the score at a time
-    seed : of SmoothGrad's noise and of the baseline "noise"
+    seed : of SmoothGrad's noise and of the baseline "noise"; the same on every device. Where 3 h w is no multiple
+        of 16, SmoothGrad's noise depends on batch_size too
 
     Returns (h, w) for a score (n,), (k, h, w) for (n, k), also if k = 1, on the picture's device.
     Raises ValueError for a picture, setting or layer that does not fit and for a score without a gradient.
@@ -64,121 +62,114 @@ def gradient_map(
     for name, value in {"n_steps": n_steps, "n_samples": n_samples, "batch_size": batch_size}.items():
         check_count(name, value)
     check_mode(score)
-    gradient = _Gradient(score, image.detach(), batch_size=batch_size, progress=progress)
-    check_steady(score, gradient.image[None], gradient.clean)
+    n_pictures = {"integrated_gradients": n_steps, "smoothgrad": n_samples, "gradcam": 1}[method]
     settings = {"baseline": baseline, "n_steps": n_steps, "noise": noise, "n_samples": n_samples}
-    heat = _METHODS[method](gradient, **settings, layer=layer, relu=relu, seed=seed)
+    with _recording():
+        scored = _Scored(score, image.detach().clone(), batch_size=batch_size)
+        total = n_pictures * len(scored.targets)
+        with tqdm(desc="gradients", total=total, disable=not progress, unit="picture") as scored.bar:
+            heat = _METHODS[method](scored, **settings, layer=layer, relu=relu, seed=seed).detach()
     bad = int((~torch.isfinite(heat)).sum())
     if bad:
         raise ValueError(f"Need finite gradients, {bad} of {heat.numel()} values are NaN or infinite.")
     if not bool(heat.any()):
         logger.warning("The map by %s is 0 everywhere.", method)
-    heat = heat.to(torch.promote_types(gradient.clean.dtype, torch.float32))
-    return heat if gradient.clean.ndim == 2 else heat[0]
+    heat = heat.to(image.device, torch.promote_types(scored.clean.dtype, torch.float32))
+    return heat if scored.clean.ndim == 2 else heat[0]
 
 
-class _Gradient:
-    """The gradient of a score's k values in the pictures around one picture."""
+class _Scored:
+    """A score as captum takes it: pictures (n, 3, h, w) to (n, k), a target for each column.
 
-    def __init__(self, score: Score, image: torch.Tensor, *, batch_size: int, progress: bool) -> None:
-        self.score, self.image = score, image
-        self.batch_size, self.progress = batch_size, progress
-        self.clean = self.value(image)
+    captum draws noise where its picture is, so picture and values are on the CPU: a seed gives the same noise on
+    every device. The score itself has them on its own.
+    """
 
-    def value(self, picture: torch.Tensor) -> torch.Tensor:
-        """(1,) or (1, k)"""
+    def __init__(self, score: Score, image: torch.Tensor, *, batch_size: int) -> None:
+        self.score, self.image, self.batch_size = score, image, batch_size
         with torch.no_grad():
-            return evaluate(self.score, picture[None])
+            self.clean = evaluate(score, image[None])
+            check_steady(score, image[None], self.clean)
+        self.targets = list(range(self.clean.numel()))
+        self.picture = image[None].cpu().to(torch.promote_types(image.dtype, torch.float32))
+        self.bar = tqdm(disable=True)
 
-    def mean(self, pictures: Iterator[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
-        """Sum over pictures (3, h, w) of weight times gradient: (k, 3, h, w)."""
-        dtype = torch.promote_types(self.image.dtype, torch.float32)
-        shares = weights.to(dtype).to(self.image.device).split(self.batch_size)
-        total: torch.Tensor | float = 0.0
-        with _recording():
-            for share in tqdm(shares, "gradients", disable=not self.progress, unit="batch"):
-                batch = torch.stack(list(islice(pictures, len(share)))).requires_grad_(True)
-                slopes = _differentiate(evaluate(self.score, batch, like=self.clean), batch)
-                total = total + torch.einsum("n,knchw->kchw", share, slopes.to(dtype))
-        return total
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        values = evaluate(self.score, pictures.to(self.image), like=self.clean)
+        if torch.is_grad_enabled():  # not where captum compares the sum with the score's change
+            self.bar.update(len(pictures))
+        return values.reshape(len(values), -1).cpu()
 
 
 def _integrated_gradients(
-    gradient: _Gradient, *, baseline: Fill, n_steps: int, seed: int, **_unused: object
+    scored: _Scored, *, baseline: Fill, n_steps: int, seed: int, **_unused: object
 ) -> torch.Tensor:
-    image = gradient.image
-    start = fill_picture(image, fill=baseline, sigma=min(image.shape[1:]) / 10, seed=seed)
-    places, weights = np.polynomial.legendre.leggauss(n_steps)  # on -1 to 1
-    path = (torch.lerp(start, image, (place + 1) / 2) for place in places)
-    slopes = gradient.mean(path, torch.from_numpy(weights / 2))
-    heat = ((image - start) * slopes).sum(1)
-    ends = torch.cat([gradient.clean, gradient.value(start)]).reshape(2, -1).cpu().double()
-    _warn_if_incomplete(heat.cpu().double(), *ends)
+    from captum.attr import IntegratedGradients
+
+    sigma = min(scored.image.shape[1:]) / 10
+    start = fill_picture(scored.image, fill=baseline, sigma=sigma, seed=seed)[None].to(scored.picture)
+    settings = {
+        "n_steps": n_steps,
+        "internal_batch_size": scored.batch_size,
+        "return_convergence_delta": True,
+    }
+    attribute = IntegratedGradients(scored).attribute
+    found = [attribute(scored.picture, start, target=target, **settings) for target in scored.targets]
+    heat, gap = (torch.cat(each) for each in zip(*found, strict=True))
+    heat = heat.sum(1)  # (k, h, w)
+    _warn_if_incomplete(heat.double(), gap.double(), scored.clean.flatten().cpu().double())
     return heat
 
 
 def _smoothgrad(
-    gradient: _Gradient, *, noise: float, n_samples: int, seed: int, **_unused: object
+    scored: _Scored, *, noise: float, n_samples: int, seed: int, **_unused: object
 ) -> torch.Tensor:
-    image, generator = gradient.image, torch.Generator().manual_seed(seed)
-    copies = (
-        image + noise * torch.randn(image.shape, generator=generator).to(image) for _ in range(n_samples)
-    )
-    slopes = gradient.mean(copies, torch.full((n_samples,), 1 / n_samples))
+    from captum.attr import NoiseTunnel, Saliency
+
+    attribute = NoiseTunnel(Saliency(scored)).attribute
+    settings = {"nt_samples": n_samples, "nt_samples_batch_size": scored.batch_size, "stdevs": float(noise)}
+    found = []
+    for target in scored.targets:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            found.append(attribute(scored.picture, target=target, abs=False, **settings))
+    slopes = torch.cat(found)  # (k, 3, h, w)
     strongest = slopes.abs().argmax(1, keepdim=True)
     return slopes.gather(1, strongest)[:, 0]
 
 
 def _gradcam(
-    gradient: _Gradient, *, layer: nn.Module | str | None, relu: bool, **_unused: object
+    scored: _Scored, *, layer: nn.Module | str | None, relu: bool, **_unused: object
 ) -> torch.Tensor:
-    module = _find_layer(gradient, layer)
-    outputs: list[torch.Tensor] = []
+    from captum.attr import LayerAttribution, LayerGradCam
 
-    def keep(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor:
-        _check_maps(output, gradient.image)
-        outputs.append(output.detach().requires_grad_(True))
-        return outputs[-1].clone()  # what comes next may work in place
-
-    handle = module.register_forward_hook(keep)
-    try:
-        with _recording():
-            values = evaluate(gradient.score, gradient.image.clone()[None], like=gradient.clean)
-            if len(outputs) != 1:
-                raise ValueError(f"Need a layer that the score uses once, it is used {len(outputs)} times.")
-            slopes = _differentiate(values, outputs[0])[:, 0]  # (k, c, rows, columns)
-    finally:
-        handle.remove()
-    maps = (slopes.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True)
-    maps = maps.clamp(min=0) if relu else maps
-    return F.interpolate(maps, size=gradient.image.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-
-
-def _differentiate(values: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Gradient of each score, summed over the batch, in the inputs: (k, *inputs.shape)."""
-    columns = values.reshape(len(values), -1).sum(0)  # (k,)
-    if columns.requires_grad:
-        slopes = [
-            torch.autograd.grad(column, inputs, retain_graph=True, allow_unused=True)[0] for column in columns
-        ]
-        if all(slope is not None for slope in slopes):
-            return torch.stack(slopes)
-    raise ValueError(
-        "Need a score with a gradient in the picture, this one has none (is it computed under no_grad, in numpy "
-        "or from a detached tensor?); use occlusion_map or rise_map."
-    )
+    method = LayerGradCam(scored, _find_layer(scored, layer))
+    maps = []
+    for start in range(0, len(scored.targets), scored.batch_size):
+        targets = scored.targets[start : start + scored.batch_size]
+        copies = scored.picture.expand(len(targets), -1, -1, -1)
+        maps.append(method.attribute(copies, target=targets, relu_attributions=relu).detach())
+    return LayerAttribution.interpolate(torch.cat(maps), tuple(scored.image.shape[1:]), "bilinear")[:, 0]
 
 
 @contextlib.contextmanager
 def _recording() -> Iterator[None]:
-    """Gradients are recorded, also where the caller has switched them off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    """Gradients are recorded, also where the caller has switched them off; says so where there are none."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NO_GRADIENT):
+            raise
+        raise ValueError(
+            "Need a score with a gradient in the picture, this one has none (is it computed under no_grad, in "
+            "numpy or from a detached tensor?); use occlusion_map or rise_map."
+        ) from error
 
 
-def _warn_if_incomplete(heat: torch.Tensor, clean: torch.Tensor, begun: torch.Tensor) -> None:
-    change = clean - begun
-    gap = (heat.sum((1, 2)) - change).abs()
+def _warn_if_incomplete(heat: torch.Tensor, gap: torch.Tensor, clean: torch.Tensor) -> None:
+    """gap : (k,), how much the maps' sums exceed the score's changes"""
+    change, gap = heat.sum((1, 2)) - gap, gap.abs()
     rounding = 1e-5 * heat.abs().sum((1, 2)) + 1e-6 * clean.abs()
     worst = int((gap - 0.01 * change.abs() - rounding).argmax())
     if gap[worst] > 0.01 * change[worst].abs() + rounding[worst]:
@@ -189,44 +180,30 @@ def _warn_if_incomplete(heat: torch.Tensor, clean: torch.Tensor, begun: torch.Te
         )
 
 
-def _find_layer(gradient: _Gradient, layer: nn.Module | str | None) -> nn.Module:
+def _find_layer(scored: _Scored, layer: nn.Module | str | None) -> nn.Module:
+    """The module asked for, or the last that gives maps; it gives maps (n, c, h, w) once in a pass."""
     if isinstance(layer, nn.Module):
-        return _with_channels_first(layer)
-    if not isinstance(gradient.score, nn.Module):
-        kind = type(gradient.score).__name__
+        modules, name = {"": layer}, ""
+    elif isinstance(scored.score, nn.Module):
+        modules = {name: module for name, module in scored.score.named_modules() if name}
+        name = layer
+    else:
+        kind = type(scored.score).__name__
         raise ValueError(f"Need the layer itself as a module, the score is a {kind}; got layer={layer!r}.")
-    modules = {name: module for name, module in gradient.score.named_modules() if name}
-    if layer is not None:
-        return _with_channels_first(pick("layer", layer, modules))
-    return _last_maps(gradient, modules)
-
-
-def _with_channels_first(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, _CHANNELS_LAST):
-        kind = type(layer).__name__
+    if name is None:
+        return _last_maps(scored, modules)
+    module = pick("layer", name, modules)
+    if isinstance(module, _CHANNELS_LAST):
+        kind = type(module).__name__
         raise ValueError(f"Need a layer that gives maps (n, c, h, w); a {kind} has its channels last.")
-    return layer
+    _check_maps([shape for _, shape in _calls(scored, {name: module})], scored.image)
+    return module
 
 
-def _last_maps(gradient: _Gradient, modules: dict[str, nn.Module]) -> nn.Module:
+def _last_maps(scored: _Scored, modules: dict[str, nn.Module]) -> nn.Module:
     """The module that gives the last maps (n, c, h > 1, w > 1) of one pass and is used once in it."""
-    calls: list[tuple[str, tuple[int, ...]]] = []
-
-    def note(name: str, output: object) -> None:
-        calls.append((name, tuple(output.shape) if isinstance(output, torch.Tensor) else ()))
-
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, module in modules.items()
-        if not isinstance(module, _NO_MAPS)
-    ]
-    try:
-        gradient.value(gradient.image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    size = gradient.image.shape[1:]
-    names = [name for name, _ in calls]
+    calls = _calls(scored, {n: module for n, module in modules.items() if not isinstance(module, _NO_MAPS)})
+    names, size = [name for name, _ in calls], scored.image.shape[1:]
     found = [
         i
         for i, (name, shape) in enumerate(calls)
@@ -241,21 +218,42 @@ def _last_maps(gradient: _Gradient, modules: dict[str, nn.Module]) -> nn.Module:
     return modules[names[found[-1]]]
 
 
+def _calls(scored: _Scored, modules: dict[str, nn.Module]) -> list[tuple[str, tuple[int, ...]]]:
+    """Each use of a module in one pass of one picture: its name and the shape that it gives, () for no tensor."""
+    calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(name: str, output: object) -> None:
+        calls.append((name, tuple(output.shape) if isinstance(output, torch.Tensor) else ()))
+
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        with torch.no_grad():
+            scored(scored.picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
 def _are_maps(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether an output has the shape of maps of such a picture; (n, h, w, c) and attention's mostly do not."""
-    if len(shape) != 4 or min(shape[2:]) < 2:
+    """Whether an output has the shape of maps of one such picture; (n, h, w, c) and attention's mostly do not."""
+    if len(shape) != 4 or shape[0] != 1 or min(shape[2:]) < 2:
         return False
     height, width = shape[2] / size[0], shape[3] / size[1]
     return max(height, width) <= 1 and 2 / 3 <= height / width <= 3 / 2
 
 
-def _check_maps(output: object, image: torch.Tensor) -> None:
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+def _check_maps(shapes: list[tuple[int, ...]], image: torch.Tensor) -> None:
+    if len(shapes) != 1:
+        raise ValueError(f"Need a layer that the score uses once, it is used {len(shapes)} times.")
     height, width = image.shape[1:]
-    if isinstance(shape, str) or not _are_maps(shape, (height, width)):
+    if not _are_maps(shapes[0], (height, width)):
         raise ValueError(
             f"Need a layer that gives maps (n, c, h, w) of 2 x 2 up to the picture's {height} x {width}, "
-            f"it gives {shape}."
+            f"it gives {shapes[0] or 'no tensor'}."
         )
 
 
@@ -270,5 +268,6 @@ def _check_settings(*, method: str, layer: nn.Module | str | None, noise: float)
 
 
 _METHODS = {"integrated_gradients": _integrated_gradients, "smoothgrad": _smoothgrad, "gradcam": _gradcam}
+_NO_GRADIENT = ("does not require grad", "not have been used in the graph")  # what torch says
 _NO_MAPS = (nn.modules.dropout._DropoutNd, nn.Softmax, nn.Identity)  # heads x tokens often pass through these
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)

@@ -90,6 +90,17 @@ def test_warns_when_the_steps_miss_the_change(caplog):
     assert "of the score's change 1; raise n_steps" in caplog.text
 
 
+def test_warns_of_the_worst_of_several_scores(caplog):
+    def scores(images: torch.Tensor) -> torch.Tensor:
+        means = images.mean((1, 2, 3))
+        return torch.stack([means, 3 * torch.sigmoid(2000 * (means - 0.1)), -means], 1)
+
+    with caplog.at_level(logging.WARNING):
+        gradient_map(scores, picture(), n_steps=4)
+    assert caplog.text.count("raise n_steps") == 1
+    assert "of the score's change 3; raise n_steps" in caplog.text
+
+
 def test_does_not_warn_where_the_score_comes_back_to_where_it_was(caplog):
     """The change is 0 up to rounding, which is no reason to ask for more steps."""
     image = picture()
@@ -127,8 +138,10 @@ def test_smoothgrad_averages_captums_gradients_over_the_noisy_copies():
     net, image = small_net(), picture()
     recorder = Recorder(net)
     heat = gradient_map(recorder, image, method="smoothgrad", n_samples=9, noise=0.2, batch_size=4)
-    assert [len(batch) for batch in recorder.batches] == [1, 4, 4, 1]
-    copies = torch.cat(recorder.batches[1:]).requires_grad_(True)
+    assert [len(batch) for batch in recorder.batches] == [1, *[4, 4, 1] * 3]
+    drawn = torch.cat(recorder.batches[1:]).unflatten(0, (3, 9))
+    assert torch.equal(drawn[1:], drawn[:1].expand(2, -1, -1, -1, -1))  # each score meets the same copies
+    copies = drawn[0].clone().requires_grad_(True)
     for k in range(3):
         slopes = Saliency(net).attribute(copies, target=k, abs=False).mean(0).detach()
         expected = slopes.gather(0, slopes.abs().argmax(0, keepdim=True))[0]
@@ -298,6 +311,23 @@ class Twice(nn.Module):
         return self.conv(self.conv(images)).tanh().mean((1, 2, 3))
 
 
+class Windows(nn.Module):
+    """Maps of each quarter of the picture, as windowed attention has them: (4 n, c, h / 2, w / 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        quarters = images.unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(0, 2, 4, 1, 3, 5)
+        return self.conv(quarters.flatten(0, 2)).unflatten(0, (len(images), 4)).square().mean((1, 2, 3, 4))
+
+
+def test_gradcam_does_not_take_windows_for_pictures():
+    with pytest.raises(ValueError, match=r"it gives \(4, 2, 8, 6\)"):
+        gradient_map(Windows(), picture(), method="gradcam", layer="conv")
+
+
 def test_gradcam_says_which_layers_it_cannot_use():
     net, image = small_net(), picture()
     with pytest.raises(ValueError, match="uses once, it is used 2 times"):
@@ -339,6 +369,37 @@ def test_scores_are_mapped_together_as_singly(method):
         torch.testing.assert_close(
             maps, gradient_map(net, image, **settings, batch_size=size), atol=1e-6, rtol=0
         )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_is_for_the_score_and_not_for_the_sum(method):
+    image, net = (picture() * 64).round() / 64, small_net(2)  # exact in half precision
+    settings = {"method": method, "layer": net[2] if method == "gradcam" else None, "relu": False}
+    exact = gradient_map(net.double(), image.double(), **settings)
+    heat = gradient_map(net.half(), image.half(), **settings)
+    assert exact.dtype == torch.float64
+    assert heat.dtype == torch.float32
+    assert (heat - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("integrated_gradients", "21/21"), ("smoothgrad", "15/15"), ("gradcam", "3/3")]
+)
+def test_progress_counts_pictures_over_all_scores(method, expected, capsys):
+    gradient_map(small_net(), picture(), method=method, n_steps=7, n_samples=5, batch_size=2, progress=True)
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.out == ""
+
+
+def test_passes_on_what_goes_wrong_inside_a_score():
+    def score(images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("out of memory")
+        return images.mean((1, 2, 3))
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        gradient_map(score, picture())
 
 
 @pytest.mark.parametrize("method", METHODS)
