@@ -1,13 +1,19 @@
 """Directions from simulated relevance: how near to the planted truth, and does `reliability` know how near?
 
-All latents and all relevance here are simulated. Needs no data.
+All latents, all relevance and all EEG here are simulated. Needs no data. `--part` runs some parts alone.
 """
 
+import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import direction_edits
+import direction_eeg
+import mne
 import numpy as np
 import pandas as pd
+import torch
 from real_p300 import arguments, print_table, write_results
 from scipy.stats import norm
 from tqdm import tqdm
@@ -196,45 +202,131 @@ def looks_needed_figures(
     }
 
 
-def main() -> None:
-    """Measure, print the tables, write the JSON file."""
-    parser = arguments(__doc__.splitlines()[0], "direction_truth")
-    parser.add_argument("--sets", type=int, default=200, help="simulated sets for each predicted cosine")
-    parser.add_argument("--seeds", type=int, default=20, help="seeds for each line of the planning table")
-    parser.add_argument("--only", default="", help="only conditions whose name holds this text")
-    options = parser.parse_args()
-    start = time.time()
-    planned, predicted = {}, {}
+def planned_part(options: argparse.Namespace) -> dict:
+    """The planning table."""
+    found = {}
     for name, (world, method, table) in PLANNED.items():
         if options.only in name:
             cosines = planned_cosines(world, method, options.seeds)
-            planned[name] = {
-                "mean": cosines.mean(),
-                "se": cosines.std(ddof=1) / np.sqrt(len(cosines)),
-                "table": table,
-            }
-    print_table(
-        "Simulated relevance: cosine to the truth",
-        {k: _planned_row(v) for k, v in planned.items()} or {"-": ""},
-    )
+            error = cosines.std(ddof=1) / np.sqrt(len(cosines))
+            found[name] = {"mean": cosines.mean(), "se": error, "table": table}
+    rows = {name: _planned_row(row) for name, row in found.items()}
+    print_table("Simulated relevance: cosine to the truth", rows or {"-": ""})
+    return found
+
+
+def predicted_part(options: argparse.Namespace) -> dict:
+    """The predicted cosine under many conditions; twenty minutes and more."""
+    found = {}
     for name, (world, method) in PREDICTED.items():
         if options.only in name:
-            predicted[name] = prediction_figures(predicted_cosines(world, method, options.sets))
-            print(name, _predicted_row(predicted[name]), flush=True)
-    print_table(
-        "Simulated relevance: the predicted cosine",
-        {k: _predicted_row(v) for k, v in predicted.items()} or {"-": ""},
+            found[name] = prediction_figures(predicted_cosines(world, method, options.sets))
+            print(name, _predicted_row(found[name]), flush=True)
+    rows = {name: _predicted_row(row) for name, row in found.items()}
+    print_table("Simulated relevance: the predicted cosine", rows or {"-": ""})
+    return found
+
+
+def people_part(options: argparse.Namespace) -> dict:
+    """Halves of the people, unequal people, and how many looks a cosine needs."""
+    found = {
+        "by_people": by_people(),
+        "unequal_people": unequal_people(),
+        "looks_needed": looks_needed_figures(options.sets),
+    }
+    for name, rows in found.items():
+        print_table(name.replace("_", " "), rows)
+    return found
+
+
+def eeg_part(options: argparse.Namespace) -> dict:
+    """From raw simulated EEG of one person and 190 images to the cosine, by pipeline."""
+    pipelines = direction_eeg.PIPELINES | (direction_eeg.AUTO if options.auto else {})
+    people = []
+    for seed in tqdm(range(options.seeds), desc="people"):
+        people.append(direction_eeg.cosines_from_eeg(seed, pipelines=pipelines))
+        mean = people[-1].groupby("pipeline", sort=False)[["auc", "cosine"]].mean()
+        print(f"person {seed}", mean.round(3).T.to_dict("list"), flush=True)
+    rows = pd.concat(people, ignore_index=True)
+    found = direction_eeg.pipeline_figures(rows)
+    for name, row in found.items():
+        if pipelines[name][0] in direction_eeg.CLASSIFIERS:
+            world = World(190, auc=row["auc"])
+            row["cosine_of_that_auc"] = planned_cosines(world, pipelines[name][1], 40).mean()
+    table = {name: _pipeline_row(row) for name, row in found.items()}
+    print_table("One person's raw simulated EEG, 190 images in 512-d", table)
+    gain = {
+        f"{best} less LDA, {column}": direction_eeg.paired_difference(
+            rows, f"{best}, ridge", "LDA, ridge", column
+        )
+        for best in ("xDAWN", "auto")[: 1 + options.auto]
+        for column in ("auc", "cosine")
+    }
+    print_table("Paired over people", {k: f"{mean:+.3f}  SE {se:.3f}" for k, (mean, se) in gain.items()})
+    return {"pipelines": found, "differences": gain, "rows": rows.to_dict("records")}
+
+
+def edits_part(options: argparse.Namespace) -> dict:
+    """From a crowd's raw simulated EEG to edits of new faces, beside explicit labels."""
+    parts = []
+    for seed in tqdm(range(options.edit_seeds), desc="crowds"):
+        parts.append(direction_edits.edit_figures(seed))
+        for name, row in direction_edits.seed_rows(parts[-1]).items():
+            print(name, row, flush=True)
+    rows = pd.concat(parts, ignore_index=True)
+    found = direction_edits.summary(rows)
+    print_table("12 people, 200 bundled faces, means", direction_edits.summary_rows(found))
+    return {"summary": found, "rows": rows.to_dict("records")}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict]] = {
+    "planned": planned_part,
+    "predicted": predicted_part,
+    "people": people_part,
+    "eeg": eeg_part,
+    "edits": edits_part,
+}
+
+
+def options_of(arguments_given: list[str] | None = None) -> argparse.Namespace:
+    """The options; without --part all parts run, with --only those that it speaks of."""
+    parser = arguments(__doc__.splitlines()[0], "direction_truth")
+    parser.add_argument("--part", nargs="+", choices=PARTS, help="parts to run; all without it")
+    parser.add_argument("--sets", type=int, default=200, help="simulated sets for each predicted cosine")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=20,
+        help="seeds for the planning table, and people whose EEG is simulated",
     )
-    results = {"planned": planned, "predicted": predicted}
-    if not options.only:
-        results |= {
-            "by_people": by_people(),
-            "unequal_people": unequal_people(),
-            "looks_needed": looks_needed_figures(options.sets),
-        }
-        for name in ("by_people", "unequal_people", "looks_needed"):
-            print_table(name.replace("_", " "), results[name])
+    parser.add_argument(
+        "--edit-seeds", type=int, default=5, help="crowds of 12 people whose EEG is simulated"
+    )
+    parser.add_argument(
+        "--auto", action="store_true", help="part eeg: also the classifier chosen by nested selection"
+    )
+    parser.add_argument(
+        "--only", default="", help="of the parts planned and predicted: conditions whose name holds this text"
+    )
+    options = parser.parse_args(arguments_given)
+    options.part = options.part or (["planned", "predicted"] if options.only else list(PARTS))
+    return options
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON file."""
+    options = options_of()
+    mne.set_log_level("error")
+    torch.set_num_threads(2)
+    start = time.time()
+    results = {name: PARTS[name](options) for name in options.part}
     write_results(options.out, "direction_truth", results | {"seconds": round(time.time() - start)})
+
+
+def _pipeline_row(row: dict[str, float]) -> str:
+    text = "AUC {auc:.3f} (SE {auc_se:.3f})  cosine {cosine:+.3f} (SE {cosine_se:.3f})".format(**row)
+    expected = row.get("cosine_of_that_auc")
+    return text if expected is None else f"{text}  Gaussian scores of that AUC {expected:.3f}"
 
 
 def _planned_row(row: dict[str, float]) -> str:

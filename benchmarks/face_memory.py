@@ -2,9 +2,9 @@
 
 How the scores were made is not documented, so this tests direction finding and proves nothing about brains.
 They separate faces of kind d from the others; kinds t and r are at chance against each other. The faces of
-kind d in a block are nearly one point of z (so are those of kind t), hence halves of the images share them:
-the split-half cosine by image says that the scores repeat, not that other faces would give the direction.
-The cosine between blocks, and the faces of kind r alone, whose z are independent, do say that.
+kind d in a block are nearly one point of z (so are those of kind t), so they are no independent draws: in all
+figures of reliability the faces of one kind and block count as one, those of kind r, whose z are independent, each
+for itself. The cosine between blocks says too whether other faces would give the direction.
 """
 
 import time
@@ -40,6 +40,13 @@ def read_scores(folder: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     return scores, latents
 
 
+def clusters(scores: pd.DataFrame) -> pd.Series:
+    """Group of each stimulus: the kind and block of kinds d and t, the face itself of kind r."""
+    faces = scores.drop_duplicates("stimulus").set_index("stimulus")
+    cluster = faces["kind"] + " " + faces["block"]
+    return cluster.mask(faces["kind"] == "r", faces.index.to_series())
+
+
 def direction(latents: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
     """Unit vector (512,) of the ridge on the mean log-odds of each face over the rows given."""
     relevance = pool_relevance(scores)
@@ -49,9 +56,10 @@ def direction(latents: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
 def part(latents: pd.DataFrame, scores: pd.DataFrame, *, n_permutations: int = 1000) -> dict:
     """Reliability of the crowd's direction and of single people's, and the cosines between them.
 
-    Each person is compared with the crowd without that person.
+    Each person is compared with the crowd without that person. Clusters of faces count as one.
     """
     crowd = pool_relevance(scores)
+    groups = clusters(scores)
     shown = latents.loc[crowd.index]
     by_face = scores.groupby("stimulus")["kind"].first().loc[crowd.index]
     people = sorted(scores["subject"].unique())
@@ -61,10 +69,14 @@ def part(latents: pd.DataFrame, scores: pd.DataFrame, *, n_permutations: int = 1
         own.append(direction(latents, mine))
         against.append(float(own[-1] @ direction(latents, scores[scores["subject"] != person])))
         r = pool_relevance(mine)
-        single = reliability(latents.loc[r.index], r, n_permutations=10, n_splits=N_SPLITS_PERSON)
+        single = reliability(
+            latents.loc[r.index], r, groups=groups, n_permutations=10, n_null=10, n_splits=N_SPLITS_PERSON
+        )
         halves.append(single.split_half)
+    whole = reliability(shown, crowd, groups=groups, n_permutations=n_permutations)
     found = {
-        "crowd": asdict(reliability(shown, crowd, n_permutations=n_permutations)),
+        "crowd": asdict(whole),
+        "looks_needed": [asdict(whole.looks_needed(wanted)) for wanted in (0.5, 0.7, 0.9)],
         "person split_half": _spread(halves),
         "person against crowd of the others": _spread(against),
         "between people": _spread([float(a @ b) for a, b in combinations(own, 2)]),
@@ -91,10 +103,16 @@ def print_part(name: str, found: dict) -> None:
     """The figures of one part as a table."""
     crowd = found["crowd"]
     rows = {
-        "crowd: strength (faces left out)": f"{crowd['strength']:+.3f}  permuted {crowd['null_strength']:+.3f}"
+        "crowd: strength (clusters left out)": f"{crowd['strength']:+.3f}  permuted {crowd['null_strength']:+.3f}"
         f"  p {crowd['p']:.4f}",
-        "crowd: split-half cosine by image": f"{crowd['split_half']:+.3f}"
-        f"  at all images {crowd['split_half_full']:+.3f}",
+        "crowd: split-half cosine by cluster": f"{crowd['split_half']:+.3f}"
+        f"  at all of them {crowd['split_half_full']:+.3f}",
+        "crowd: predicted cosine to the truth": "{:+.3f} [{:+.3f}, {:+.3f}]".format(
+            crowd["predicted_cosine"], *crowd["predicted_interval"]
+        ),
+        "crowd: clusters for .5, .7, .9": "  ".join(
+            f"{one['n']:.0f} [{one['low']:.0f}, {one['high']:.0f}]" for one in found["looks_needed"]
+        ),
         "crowd: null band of the cosine": "[{:+.3f}, {:+.3f}]".format(*crowd["null_band"]),
     }
     for key in ("person split_half", "person against crowd of the others", "between people"):
@@ -102,7 +120,9 @@ def print_part(name: str, found: dict) -> None:
     key = "crowd against kind d given as labels"
     if key in found:
         rows[key] = found[key]
-    print_table(f"{name}: {crowd['n']} faces, {found['n_people']} people", rows)
+    print_table(
+        f"{name}: {crowd['n_images']} faces in {crowd['n']} clusters, {found['n_people']} people", rows
+    )
 
 
 def left_out_blocks(latents: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
@@ -151,8 +171,8 @@ def main() -> None:
     print_table("AUC of kind d over t in a block that did not make the direction (chance .5)", unseen)
     print(
         "\nThe scores tell kind d from the others; how they were made is not documented: direction finding is\n"
-        "tested, nothing is proven about brains. Kinds d and t are tight clusters in z, so halves by image share\n"
-        "them; the cosine between blocks and the line of kind r say whether other faces give the direction."
+        "tested, nothing is proven about brains. Kinds d and t are tight clusters in z and count as one face a\n"
+        "block; kind r alone and the cosine between blocks say too whether other faces give the direction."
     )
     results = {"tightness": close, "parts": found, "between_blocks": between}
     results["auc_d_over_t_in_left_out_block"] = unseen

@@ -364,20 +364,42 @@ def saliency(
 
 @app.command()
 def directions(
-    from_eeg: Annotated[Path, typer.Option(help="epochs (FIF) of an oddball")],
-    target: Annotated[str, typer.Option(help="query on the metadata that is true for targets")],
-    latents: Annotated[Path, typer.Option(help="CSV or safetensors, one row a stimulus")],
     out: Out,
+    from_eeg: Annotated[
+        list[Path] | None, typer.Option(help="epochs (FIF) of an oddball; again for another person")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="query on the metadata that is true for targets")] = None,
+    latents: Annotated[Path | None, typer.Option(help="CSV or safetensors, one row a stimulus")] = None,
     generator: Annotated[str, typer.Option(help="name, folder or checkpoint of a generator")] = "faces",
     model: Annotated[
         Path | None, typer.Option(help="a joint model, which then finds the direction too")
     ] = None,
-    space: Annotated[str, typer.Option(help="z or w")] = "z",
-    method: Annotated[str, typer.Option(help="ridge, svr, mean_difference, logistic")] = "ridge",
-    classifier: Annotated[str, typer.Option(help="lda or xdawn")] = "lda",
+    space: Annotated[str, typer.Option(help="z, w or w+")] = "z",
+    method: Annotated[
+        str, typer.Option(help="ridge, svr, mean_difference, logistic, hierarchical")
+    ] = "ridge",
+    classifier: Annotated[
+        str, typer.Option(help="lda, xdawn, auto, eegnet, eeginceptionerp, or joint (needs --model)")
+    ] = "lda",
+    preset: Annotated[
+        str | None, typer.Option(help="time windows: davis2022, davis2022_public, kangassalo2020")
+    ] = None,
     scheme: Annotated[
         str, typer.Option(help="what a fold leaves out: run, block, subject, stimulus, task_pair")
     ] = "run",
+    task: Annotated[
+        str | None, typer.Option(help="whose trials give the relevance, of several tasks")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="reliability: who is told better weighs more")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="metadata column: pictures of a group are nearly the same")
+    ] = None,
+    lock: Annotated[
+        list[Path] | None, typer.Option(help="a direction to stay at right angles to; may be given again")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="compares all arms by it: painted/smile, smile, age, gender, ...")
+    ] = None,
     name: Annotated[str, typer.Option(help="what the direction is called")] = "",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -385,6 +407,9 @@ def directions(
     """Find a direction in a generator's latent space from EEG."""
     from brainedit.jobs.directions import direction_from_eeg
 
+    needed = {"--from-eeg": from_eeg, "--target": target, "--latents": latents}
+    if missing := [option for option, value in needed.items() if not value]:
+        raise ValueError(f"A direction from EEG needs {', '.join(needed)}; {missing[0]} is missing.")
     _done(
         direction_from_eeg(
             from_eeg,
@@ -396,7 +421,13 @@ def directions(
             space=space,
             method=method,
             classifier=classifier,
+            preset=preset,
             scheme=scheme,
+            task=task,
+            weights=weights,
+            groups=groups,
+            locks=lock or (),
+            judge=judge,
             name=name,
             seed=seed,
             overwrite=overwrite,
@@ -413,25 +444,45 @@ def edit(
         str, typer.Option(help="multiples of the direction's scale, with commas")
     ] = "-3,-2,-1,0,1,2,3",
     latents: Annotated[Path | None, typer.Option(help="pictures to edit; new ones when not given")] = None,
-    n: Annotated[int, typer.Option("--n", help="how many new pictures")] = 6,
+    n: Annotated[int | None, typer.Option("--n", help="how many new pictures; 6 when not given")] = None,
+    photo: Annotated[
+        Path | None, typer.Option(help="edit the face in a photograph: invert, move, paste back")
+    ] = None,
+    eyes: Annotated[
+        str | None, typer.Option(help="centres of both eyes in the photograph, pixels: x,y,x,y")
+    ] = None,
+    paste: Annotated[
+        str | None, typer.Option(help="what goes back into the photograph: picture, or change alone")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="of a photograph's inversion; 500 when not given")] = None,
+    path: Annotated[
+        str, typer.Option(help="line, great_circle (z of a generator that normalises it), or auto")
+    ] = "auto",
+    layers: Annotated[str | None, typer.Option(help="that are moved in w+, e.g. 4-8 or 0,1,4")] = None,
+    lock: Annotated[
+        list[Path] | None, typer.Option(help="a direction along which nothing moves; may be given again")
+    ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="a moving picture of each")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="measure where another face begins")] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Move pictures along a direction."""
+    """Move pictures, or the face in a photograph, along a direction."""
     from brainedit.jobs.edit import edit_file
+    from brainedit.jobs.edit_photo import edit_photo_file
 
-    _done(
-        edit_file(
-            direction,
-            out,
-            generator=generator,
-            strengths=_numbers(strengths),
-            latents=latents,
-            n=n,
-            seed=seed,
-            overwrite=overwrite,
-        )
-    )
+    shared = {"generator": generator, "strengths": _numbers(strengths), "path": path, "locks": lock or ()}
+    shared |= {"layers": _layers(layers), "seed": seed, "overwrite": overwrite}
+    if photo is None:
+        _refuse({"--eyes": eyes, "--paste": paste, "--steps": steps}, "There is no --photo")
+        given = {"latents": latents, "gif": gif, "scan": scan} | ({} if n is None else {"n": n})
+        _done(edit_file(direction, out, **given, **shared))
+        return
+    new = {"--latents": latents, "--n": n, "--gif": gif or None, "--scan": scan or None}
+    _refuse(new, "With --photo one photograph is edited")
+    given = {"paste": paste, "steps": steps, "eyes": _eyes(eyes)}
+    given = {key: value for key, value in given.items() if value is not None}
+    _done(edit_photo_file(direction, photo, out, **given, **shared))
 
 
 @app.command()
@@ -570,6 +621,34 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"Strengths are numbers with commas between; {text!r} came.") from None
+
+
+def _layers(text: str | None) -> list[int] | None:
+    """Layers such as "4-8" (both ends) or "0,1,4"."""
+    if text is None:
+        return None
+    found = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = []
+    if not found:
+        raise ValueError(
+            f"Layers are whole numbers or ranges such as 4-8, with commas between; {text!r} came."
+        )
+    return found
+
+
+def _eyes(text: str | None) -> list[list[float]] | None:
+    if text is None:
+        return None
+    try:
+        left_x, left_y, right_x, right_y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"Eyes are four numbers with commas between, x,y,x,y; {text!r} came.") from None
+    return [[left_x, left_y], [right_x, right_y]]
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,23 +12,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from brainedit import figures
 from brainedit.audit.design import audit_design
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
-from brainedit.directions import Direction, brain_direction, compatibility_direction
-from brainedit.editing import edit
+from brainedit.directions import Direction, compatibility_direction
 from brainedit.encoders.features import cache_folder
 from brainedit.evaluation import Score, proportion_score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
 from brainedit.jobs.audit import design_section
-from brainedit.jobs.directions import (
-    FoundDirection,
-    compatibility_section,
-    direction_sections,
-    find_direction,
-)
+from brainedit.jobs.direction_arms import compare_arms
+from brainedit.jobs.directions import compatibility_section, direction_sections, find_direction
 from brainedit.jobs.joint import evaluation_sections, permuted_pairs
 from brainedit.jobs.map_dependence import dependence_sources
 from brainedit.jobs.saliency import explain_picture, map_figures
@@ -48,7 +42,8 @@ TARGET = "label == 'smile'"
 N_PICTURES, N_REPEATS, SNR = 480, 4, 0.2
 N_FACES, N_PEOPLE, AUC = 400, 4, 0.79
 WINDOW, STRIDE, N_MAPPED = 56, 28, 16
-DOSES = (-3.0, -1.5, 0.0, 1.5, 3.0)
+JUDGE = f"painted/{ATTRIBUTE}"
+SAME_JUDGE = "The judge who labelled also measures, so this is a check of the machinery, not of smiles."
 
 
 def ensure_demo(path: str | Path | None = None) -> Path:
@@ -68,7 +63,7 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> Path
 
     The folder also holds what the web page opens with: a model, epochs, pictures, latents, directions.
     """
-    generator, measure = load_generator(GENERATOR), judge(f"painted/{ATTRIBUTE}")
+    generator, measure = load_generator(GENERATOR), judge(JUDGE)
     result = Result(
         job="demo",
         title="What a brain response says about a picture",
@@ -200,24 +195,28 @@ class _Oddball:
 def _faces(folder: Path, result: Result, generator: Generator, measure: Judge, seed: int) -> None:
     oddball = _simulate_oddball(generator, measure, seed)
     shown_to_f, shown_later = _halves(oddball)
-    found = find_direction(
-        oddball.epochs, oddball.latents, generator, target=TARGET, space=SPACE, name=ATTRIBUTE, seed=seed
-    )
+    settings = {"target": TARGET, "space": SPACE, "name": ATTRIBUTE, "seed": seed}
+    found = find_direction(oddball.epochs, oddball.latents, generator, **settings)
     by_f = _direction_by_f(oddball, shown_to_f, shown_later, generator, seed)
-    explicit = brain_direction(
-        oddball.latents, oddball.judged, space=SPACE, name="labels of the judge", generator=generator
-    )
+    arms = {"explicit": found.explicit, "others": {"by F": by_f}, "seed": seed}
+    compared = compare_arms(found.direction, found.shuffled, generator, JUDGE, **arms)
+    found = replace(found, comparison=compared)
     result.sections.append(_faces_section(oddball, generator, measure))
     sections = direction_sections(found, oddball.epochs, generator, target=TARGET)
-    sections.append(_effect_section(oddball, found, by_f, explicit, generator, measure, result))
+    arms_told = next(
+        section for section in sections if section.table and section.table[0][-1] == "selectivity"
+    )
+    arms_told.text = [*arms_told.text, SAME_JUDGE]
     sections.append(compatibility_section(by_f, found.direction, generator))
     result.sections += sections
+    change = compared.matched("step", float(compared.steps[-1]))["change"]
     result.figures["relevance_auc"] = found.auc.value
+    result.figures["change_at_3_sd"] = change.to_dict()
     result.figures["cosine_to_labels"] = {
-        "relevance": float(found.direction.vector @ explicit.vector),
-        "compatibility": float(by_f.vector @ explicit.vector),
+        "relevance": float(found.direction.vector @ found.explicit.vector),
+        "compatibility": float(by_f.vector @ found.explicit.vector),
     }
-    _save_faces(folder, oddball, [found.direction, found.control, by_f, explicit])
+    _save_faces(folder, oddball, [found.direction, found.control, by_f, found.explicit])
 
 
 def _simulate_oddball(generator: Generator, measure: Judge, seed: int) -> _Oddball:
@@ -291,59 +290,6 @@ def _faces_section(oddball: _Oddball, generator: Generator, measure: Judge) -> S
             f"Which face is a target is said by a judge, {measure.source} {measure.limits}",
         ],
         pictures=[(sheet, f"Above: the ten that the judge calls most '{ATTRIBUTE}'; below: the ten least.")],
-    )
-
-
-def _effect_section(
-    oddball: _Oddball,
-    found: FoundDirection,
-    by_f: Direction,
-    explicit: Direction,
-    generator: Generator,
-    measure: Judge,
-    result: Result,
-) -> Section:
-    """What the edits do to the judge's score of new faces, at equal steps in latent space."""
-    z = generator.sample(40, space=SPACE, seed=2000)
-    spread = float(
-        measure.score(generator.synthesize(generator.sample(400, space=SPACE, seed=2001), space=SPACE)).std()
-    )
-
-    def change(direction: Direction) -> np.ndarray:
-        images = edit(generator, z, [(direction, DOSES)], space=SPACE).detach()
-        scores = torch.stack([measure.score(part) for part in images.unbind(1)])
-        return ((scores - scores[DOSES.index(0.0)]).mean(1) / spread).numpy()
-
-    rng = np.random.default_rng(0)
-    controls = []
-    for _ in tqdm(range(12), desc="directions from shuffled EEG"):
-        shuffled = pd.Series(rng.permutation(found.relevance), index=found.relevance.index)
-        latents = oddball.latents.loc[shuffled.index]
-        controls.append(change(brain_direction(latents, shuffled, space=SPACE, generator=generator)))
-    effects = {
-        "brain": change(found.direction),
-        "labels of the judge": change(explicit),
-        "by F": change(by_f),
-        "shuffled EEG": np.array(controls),
-    }
-    result.figures["change_at_3_sd"] = {
-        name: float(np.atleast_2d(v)[:, -1].mean()) for name, v in effects.items()
-    }
-    brain, labels = effects["brain"][-1], effects["labels of the judge"][-1]
-    return Section(
-        f"How much {ATTRIBUTE} an edit adds",
-        [
-            f"Edited by +3 SD, 40 new faces gain {brain:+.2f} SD of the judge's score along the brain's direction, "
-            f"{labels:+.2f} SD along the direction from the judge's own labels of the same faces, and "
-            f"{effects['by F'][-1]:+.2f} SD along the direction found by F (below), which saw half of the faces.",
-            "The judge who labelled also measures, so this is a check of the machinery, not of smiles.",
-        ],
-        pictures=[
-            (
-                figures.effect_figure(effects, DOSES, label=f"change of {ATTRIBUTE}, population SD"),
-                "Mean over 40 new faces; the band is 95 % of twelve directions from shuffled EEG.",
-            )
-        ],
     )
 
 

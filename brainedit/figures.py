@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import mne
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from brainedit.evaluation import Score
@@ -172,6 +173,88 @@ def effect_figure(effects: dict[str, np.ndarray], strengths: Sequence[float], *,
     axes.set_xlabel("edit, SD of the latents along the direction", fontsize=8)
     axes.set_ylabel(label, fontsize=8)
     axes.legend(frameon=False, fontsize=8)
+    style(axes)
+    return figure
+
+
+def learning_curve_figure(
+    curve: dict[str, Sequence[float]],
+    *,
+    n: int,
+    cosine: float,
+    interval: tuple[float, float],
+    null: float,
+    label: str = "pictures",
+) -> Figure:
+    """Expected cosine to the true direction against the number of pictures, with what was found at n.
+
+    curve : n, cosine (median), low and high (95 %), as `DirectionReliability.learning_curve`
+    null : cosine that permuted relevance reaches
+    """
+    sizes, middle, low, high = (np.asarray(curve[key]) for key in ("n", "cosine", "low", "high"))
+    enough = np.flatnonzero(low >= 0.9)
+    shown = slice(0, max(enough[0] + 1, 17) if len(enough) else len(sizes))
+    figure = new_figure(5.2, 2.9)
+    axes = figure.add_subplot()
+    axes.fill_between(sizes[shown], low[shown], high[shown], color=CALM, alpha=0.2, lw=0)
+    axes.plot(sizes[shown], middle[shown], color=CALM, lw=1.8)
+    axes.plot([n, n], interval, color=ACCENT, lw=1.6)
+    axes.plot(n, cosine, "o", color=ACCENT, ms=5)
+    axes.axhline(null, color=SOFT, lw=0.9, ls=":")
+    axes.set_xscale("log")
+    axes.set_ylim(min(0.0, interval[0]), 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.minorticks_off()
+    axes.set_xlabel(f"{label} looked at", fontsize=8)
+    axes.set_ylabel("cosine to the true direction", fontsize=8)
+    style(axes)
+    return figure
+
+
+def comparison_figure(curves: pd.DataFrame, draws: dict[str, np.ndarray], *, label: str) -> Figure:
+    """Mean measured change over steps, one line an arm with its interval; a band where an arm has many directions.
+
+    curves : as `Comparison.curves` gives them
+    draws : arm -> mean change (n_draws, k) of each of its directions; the first has the band, others their mean
+    """
+    figure = new_figure(5.4, 3.0)
+    axes = figure.add_subplot()
+    steps = np.unique(curves["step"])
+    for i, (name, values) in enumerate(draws.items()):
+        if i == 0:
+            low, high = np.percentile(values, [2.5, 97.5], axis=0)
+            axes.fill_between(steps, low, high, color=SOFT, alpha=0.25, lw=0)
+        axes.plot(steps, values.mean(0), color=SOFT, lw=1.4, ls=("-", ":")[i > 0], label=f"{name}, mean")
+    single = [name for name in dict.fromkeys(curves["arm"]) if name not in draws]
+    for name, color in zip(single, (ACCENT, CALM, GOLD, INK), strict=False):
+        own = curves[curves["arm"] == name]
+        spread = np.abs(own[["low", "high"]].to_numpy().T - own["change"].to_numpy())
+        axes.errorbar(
+            own["step"], own["change"], spread, color=color, lw=1.8, elinewidth=1.1, capsize=2, label=name
+        )
+    axes.axhline(0, color=SOFT, lw=0.6)
+    axes.set_xlabel("step, root mean square SD of the latents", fontsize=8)
+    axes.set_ylabel(label, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    style(axes)
+    return figure
+
+
+def identity_figure(table: pd.DataFrame, breaks: tuple[float | None, float | None]) -> Figure:
+    """Identity loss over strengths, with lines where identity breaks.
+
+    table, breaks : of a `Scan`; where people judged the pictures their share is drawn instead of the loss
+    """
+    key = "taken_for_same" if "taken_for_same" in table else "identity_loss"
+    figure = new_figure(5.2, 2.6)
+    axes = figure.add_subplot()
+    axes.plot(table["strength"], table[key], color=CALM, lw=1.8, marker="o", ms=3.5)
+    for at in breaks:
+        if at is not None:
+            axes.axvline(at, color=ACCENT, lw=1.2, ls="--")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("edit, SD of the latents along the direction", fontsize=8)
+    axes.set_ylabel(key.replace("_", " "), fontsize=8)
     style(axes)
     return figure
 

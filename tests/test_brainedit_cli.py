@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from brainedit.cli import main
+from brainedit.datasets.latents import write_latents
+from brainedit.directions import Direction
 from brainedit.eeg import read_epochs
+from brainedit.generators.load import save_generator
+from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.simulate.things import simulate_things_eeg2
-from brainedit.simulate.viewing import simulate_passive
+from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 
 
 def run(monkeypatch, *arguments):
@@ -312,6 +317,124 @@ def test_bad_input_is_one_sentence_and_writes_nothing(monkeypatch, capsys, world
         assert part in said
         assert not (world / "never").exists()
         assert not (world / "never.partial").exists()
+
+
+@pytest.fixture(scope="module")
+def oddball(tmp_path_factory):
+    """Two people's epochs of an oddball, the latents of the pictures, and the generator that made them."""
+    root = tmp_path_factory.mktemp("oddball")
+    small = {"channel_base": 64, "channel_max": 8}
+    generator = StyleGAN2(z_dim=8, w_dim=8, img_resolution=16, synthesis_kwargs=small)
+    save_generator(generator, root / "generator")
+    z = generator.sample(24, seed=5).numpy()
+    names = [f"face_{i:02d}.png" for i in range(24)]
+    shown = pd.DataFrame({"stimulus": names, "target": z[:, 0] > 0})
+    trials = pd.concat([shown.assign(run=run) for run in range(3)], ignore_index=True)
+    for person in ("ann", "bob"):
+        made = simulate_oddball(
+            trials.assign(subject=person), amplitude_uv=20.0, sfreq=100.0, channels=("Fz", "Cz", "Pz", "P3")
+        )
+        made.epochs.save(root / f"{person}-epo.fif", verbose="error")
+        made.epochs[made.epochs.metadata["stimulus"].isin(names[:8]).to_numpy()].save(
+            root / f"{person}_few-epo.fif", verbose="error"
+        )
+    write_latents(pd.DataFrame(z, index=names), root / "latents.safetensors", space="z")
+    write_latents(pd.DataFrame(z, index=[f"x{n}" for n in names]), root / "others.safetensors", space="z")
+    return root
+
+
+def test_two_people_give_a_direction_that_edits(monkeypatch, capsys, oddball):
+    arguments = ["directions", "--from-eeg", oddball / "ann-epo.fif", "--from-eeg", oddball / "bob-epo.fif"]
+    arguments += [
+        "--target",
+        "target",
+        "--latents",
+        oddball / "latents.safetensors",
+        "--weights",
+        "reliability",
+    ]
+    arguments += [
+        "--generator",
+        oddball / "generator",
+        "--preset",
+        "kangassalo2020",
+        "--out",
+        oddball / "found",
+    ]
+    assert run(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out.strip() == f"{oddball / 'found'}/report.html"
+    record = json.loads((oddball / "found" / "result.json").read_text())
+    assert record["settings"]["weights"] == "reliability"
+    assert record["figures"]["provenance"]["n_people"] == 2
+    move = ["edit", "--direction", oddball / "found" / "direction.safetensors", "--n", 1, "--gif"]
+    move += ["--generator", oddball / "generator", "--path", "great_circle", "--strengths", "-1,0,1"]
+    assert run(monkeypatch, *move, "--out", oddball / "moved") == 0
+    assert (oddball / "moved" / "strip_000.gif").is_file()
+
+
+def bad_directions(root):
+    """Options beside the good ones of a direction, and what must be said."""
+    other = Direction(np.eye(8)[0], "z", 1.0, "far", {"generator_sha256": "0" * 64})
+    other.save(root / "far.safetensors")
+    return [
+        (["--latents", root / "others.safetensors"], "23 more pictures that were shown have no latent"),
+        (["--from-eeg", root / "ann_few-epo.fif"], "Need 10 or more images for a direction; got 8"),
+        (["--from-eeg", root / "gone-epo.fif"], "gone-epo.fif"),
+        (["--target", "run >= 0"], "is true for 72 of 72 trials"),
+        (["--target", "runs == 0"], "'runs == 0'"),
+        (["--space", "w"], "holds latents in 'z'; needed are latents in 'w'"),
+        (["--preset", "kangasalo2020"], "Did you mean 'kangassalo2020'"),
+        (["--classifier", "xdaw"], "Did you mean 'xdawn'"),
+        (["--classifier", "joint"], "give the model too"),
+        (["--weights", "reliable"], "Did you mean 'reliability'"),
+        (["--groups", "kind"], "the column 'kind'"),
+        (["--task", "old"], "No trial has the task 'old'"),
+        (["--judge", "painted/smiles"], "Did you mean 'painted/smile'"),
+        (["--method", "rigde"], "Did you mean 'ridge'"),
+        (["--lock", root / "far.safetensors"], "'far' was found in another generator"),
+        (["--lock", root / "latents.safetensors"], "is damaged or no direction"),
+    ]
+
+
+def bad_edits(root):
+    near = root / "near.safetensors"
+    Direction(np.eye(8)[0], "z", 1.0, "near").save(near)
+    Image.new("RGB", (32, 20)).save(root / "photo.png")
+    photo = ["--photo", root / "photo.png"]
+    return [
+        (["--strengths", "1,nan"], "Strengths must be finite numbers"),
+        (["--direction", root / "far.safetensors"], "'far' was found in another generator"),
+        (["--lock", near], "Nothing of direction 'near' is left"),
+        (["--path", "circle"], "Unknown path 'circle'"),
+        (["--layers", "1-x"], "'1-x' came"),
+        (["--layers", "1"], "Layers can be chosen in 'w+' only"),
+        (["--latents", root / "gone.csv"], "gone.csv"),
+        (["--eyes", "1,2,3,4"], "There is no --photo; --eyes says nothing there"),
+        ([*photo, "--eyes", "1,2,3"], "'1,2,3' came"),
+        ([*photo, "--n", 2], "--n says nothing there"),
+        ([*photo, "--scan"], "--scan says nothing there"),
+        (photo, "32 x 20 pixels and is not square"),
+        ([*photo, "--eyes", "1,2,1,2"], "eyes"),
+    ]
+
+
+def test_bad_directions_and_edits_are_one_sentence_and_write_nothing(monkeypatch, capsys, oddball):
+    generator = {"--generator": oddball / "generator", "--out": oddball / "never"}
+    good = {"--from-eeg": oddball / "ann-epo.fif", "--target": "target"}
+    good |= {"--latents": oddball / "latents.safetensors"} | generator
+    cases = [("directions", good, *case) for case in bad_directions(oddball)]
+    cases += [
+        ("edit", {"--direction": oddball / "near.safetensors"} | generator, *c) for c in bad_edits(oddball)
+    ]
+    cases.append(("directions", {"--target": "target"} | generator, [], "--from-eeg is missing"))
+    for command, options, more, part in cases:
+        kept = {key: value for key, value in options.items() if key not in more}
+        arguments = [word for pair in kept.items() for word in pair]
+        assert run(monkeypatch, command, *arguments, *more) == 2, more
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("brainedit: "), said
+        assert part in said
+        assert not list(oddball.glob("never*"))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch, capsys, world):

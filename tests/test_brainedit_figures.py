@@ -4,6 +4,7 @@ import io
 
 import mne
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -28,6 +29,14 @@ def faces(n=1):
     return np.random.default_rng(0).random((n, 3, 3, 16, 16))
 
 
+CURVE = {"n": np.geomspace(10, 1e5, 33), "cosine": np.linspace(0.1, 0.98, 33)}
+CURVE |= {"low": CURVE["cosine"] - 0.05, "high": CURVE["cosine"] + 0.01}
+ARMS = pd.DataFrame({"arm": ["brain"] * 2 + ["shuffled"] * 2, "step": [0.0, 2.0] * 2})
+ARMS = ARMS.assign(change=[0, 1.5, 0, 0.1], low=[0, 1.2, 0, -0.1], high=[0, 1.7, 0, 0.3])
+DRAWS = {"shuffled": np.column_stack([np.zeros(101), np.linspace(-1, 1, 101)])}
+SCANNED = pd.DataFrame({"strength": [-2.0, 0.0, 2.0], "identity_loss": [0.6, 0.0, 0.3]})
+
+
 DRAWN = {
     "one response": lambda: figures.response_figure({"all": evoked()}),
     "two responses": lambda: figures.response_figure({"targets": evoked(2), "others": evoked()}),
@@ -36,6 +45,9 @@ DRAWN = {
     "loss": lambda: figures.loss_figure([3.0, 2.0, 1.5]),
     "strips": lambda: figures.strips_figure([("a", faces()[0]), ("b", faces()[0])], STRENGTHS),
     "effect": lambda: figures.effect_figure({"brain": np.ones((9, 3)), "null": np.zeros(3)}, STRENGTHS, label="x"),
+    "learning curve": lambda: figures.learning_curve_figure(CURVE, n=100, cosine=0.3, interval=(0.2, 0.4), null=0.1),
+    "comparison": lambda: figures.comparison_figure(ARMS, DRAWS, label="smile"),
+    "identity": lambda: figures.identity_figure(SCANNED, (-1.5, None)),
     "gallery": lambda: figures.gallery_figure([(faces()[0, 0].transpose(1, 2, 0), [np.zeros((9, 9, 3))] * 4, 2)]),
 }  # fmt: skip
 
@@ -80,3 +92,42 @@ def test_effects_and_losses_show_their_values():
     assert effect.lines[1].get_ydata().tolist() == [0, 0, 0]
     loss = DRAWN["loss"]().axes[0].lines[0]
     assert (loss.get_xdata().tolist(), loss.get_ydata().tolist()) == ([1, 2, 3], [3.0, 2.0, 1.5])
+
+
+def test_the_learning_curve_marks_these_data_and_ends_where_it_is_sure():
+    axes = DRAWN["learning curve"]().axes[0]
+    middle, interval, dot, null = axes.lines
+    sure = int(np.flatnonzero(CURVE["low"] >= 0.9)[0])
+    assert middle.get_xdata() == pytest.approx(CURVE["n"][: sure + 1])
+    assert (dot.get_xdata().tolist(), dot.get_ydata().tolist()) == ([100], [0.3])
+    assert list(interval.get_ydata()) == [0.2, 0.4]
+    assert set(null.get_ydata()) == {0.1}
+
+
+def test_arms_have_their_interval_and_shuffled_ones_a_band():
+    axes = DRAWN["comparison"]().axes[0]
+    (band,) = [
+        part for part in axes.collections if part.get_label() != "brain" and len(part.get_paths()) == 1
+    ]
+    top = band.get_paths()[0].vertices
+    assert (top[:, 1].min(), top[:, 1].max()) == pytest.approx((-0.95, 0.95))
+    (brain,) = axes.containers
+    assert brain.lines[0].get_ydata().tolist() == [0, 1.5]
+    assert [tuple(segment[:, 1]) for segment in brain.lines[2][0].get_segments()] == [
+        (0, 0),
+        pytest.approx((1.2, 1.7)),
+    ]
+    assert brain.get_label() == "brain"
+
+
+def test_identity_marks_where_it_breaks():
+    axes = DRAWN["identity"]().axes[0]
+    loss, *marks = axes.lines
+    assert loss.get_ydata().tolist() == [0.6, 0.0, 0.3]
+    assert [set(mark.get_xdata()) for mark in marks] == [{-1.5}]
+    people = SCANNED.assign(taken_for_same=[0.1, 0.5, 0.2])
+    assert figures.identity_figure(people, (None, None)).axes[0].lines[0].get_ydata().tolist() == [
+        0.1,
+        0.5,
+        0.2,
+    ]

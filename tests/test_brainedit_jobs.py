@@ -225,6 +225,7 @@ def test_trials_of_a_link_are_those_of_its_name(world, tmp_path):
 
 def test_a_planted_direction_is_found(world, found):
     files = {"direction.safetensors", "shuffled_direction.safetensors", "trial_scores.csv", "relevance.csv"}
+    files.add("logged_targets_direction.safetensors")
     assert names_in(found) == PAGE | files
     direction = Direction.load(found / "direction.safetensors")
     assert direction.vector[0] > 0.8  # targets were the faces with a positive first latent
@@ -252,7 +253,13 @@ def test_a_model_finds_a_direction_too(world, tmp_path, monkeypatch):
 def test_pictures_move_by_strength_times_scale(world, found, tmp_path, own_latents):
     direction = Direction.load(found / "direction.safetensors")
     strengths = (-1.0, 0.0, 2.0)
-    settings = {"generator": str(world.root / "generator"), "strengths": strengths, "n": 3, "seed": 4}
+    settings = {
+        "generator": str(world.root / "generator"),
+        "strengths": strengths,
+        "n": 3,
+        "seed": 4,
+        "path": "line",
+    }
     latents = world.root / "short" if own_latents else None
     out = edit_file(found / "direction.safetensors", tmp_path / "out", latents=latents, **settings)
     n = 8 if own_latents else 3

@@ -292,10 +292,10 @@ def test_errors_are_sentences_and_never_a_stack_trace(page):
 
 
 def test_an_edit_over_http(page):
-    success, output = call(page, "moved", ["smile", 3, 1.0, None])
+    success, output = call(page, "moved", ["smile", 3, 1.0, [], None])
     assert success
     assert "After, +1 SD" in output["data"][0]
-    success, output = call(page, "moved", ["smile", 3, 9.0, None])
+    success, output = call(page, "moved", ["smile", 3, 9.0, [], None])
     assert not success
 
 

@@ -1,81 +1,166 @@
-"""EEG of an oddball -> a direction in latent space, with its reliability and its control."""
+"""EEG of an oddball -> a direction in latent space, with its reliability and its controls."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mne
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from brainedit import figures
-from brainedit.datasets.latents import read_latents
-from brainedit.directions import Direction, brain_direction, compatibility_direction, reliability
-from brainedit.editing import edit
+from brainedit.comparison_tables import Comparison
+from brainedit.directions import (
+    Direction,
+    DirectionReliability,
+    brain_direction,
+    compatibility_direction,
+    reliability,
+)
 from brainedit.eeg import read_epochs
 from brainedit.evaluation import Score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
-from brainedit.jobs.edit import STRENGTHS
+from brainedit.jobs.direction_arms import (
+    compare_arms,
+    control_of,
+    explicit_direction,
+    measures_of,
+    shuffled_arm,
+)
+from brainedit.jobs.direction_inputs import (
+    Classifier,
+    check_latents,
+    eyes_alone,
+    picture_groups,
+    read_latents_in,
+    read_locks,
+    recordings_of,
+    scored_trials,
+    together,
+    trials_metadata,
+)
+from brainedit.jobs.direction_sections import (
+    LOOKS,
+    compatibility_section,
+    direction_sections,
+    strips,
+    trust_sentence,
+)
 from brainedit.jobs.joint import stamp_of
-from brainedit.joint import load_joint
-from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
-from brainedit.report import Result, Section, check_out, is_simulated, result_folder
+from brainedit.joint import JointModel, load_joint
+from brainedit.judges import Judge
+from brainedit.relevance import pool_relevance
+from brainedit.relevance_inputs import HIERARCHICAL
+from brainedit.relevance_study import relevance_scores
+from brainedit.report import Result, check_out, is_simulated, result_folder, sha256_of
+
+__all__ = [
+    "FoundDirection",
+    "compatibility_section",
+    "direction_from_eeg",
+    "direction_sections",
+    "find_direction",
+    "strips",
+]
+
+CLOSED_FORM = ("ridge", "ridge_fixed", "mean_difference", HIERARCHICAL)
+N_PERMUTATIONS, N_REFITTED = 1000, 99  # where each permutation is a matrix product, and where it is a fit
 
 
 @dataclass(frozen=True)
 class FoundDirection:
-    """A direction, the relevance it came from, and the control from shuffled EEG."""
+    """A direction, the relevance it came from, and what it is compared with.
+
+    control : the first of the shuffled directions, with the prior's scale
+    auc : of the trials, all folds together; `scores` has it as "pooled", with "within folds" and each fold
+    eyes : the AUC that channels at the eyes alone give, None where there are none
+    shuffled : 100 directions from relevance shuffled over the pictures (or their groups)
+    explicit : the direction of the logged targets, None where all pictures were targets as often
+    comparison : all arms at equal steps, None without a judge
+    """
 
     direction: Direction
     control: Direction
     trials: pd.DataFrame
     relevance: pd.Series
     auc: Score
+    scores: dict[str, Score]
+    eyes: Score | None
+    shuffled: list[Direction]
+    explicit: Direction | None = None
+    comparison: Comparison | None = None
 
 
 def find_direction(
-    epochs: mne.BaseEpochs,
+    epochs: mne.BaseEpochs | Sequence[mne.BaseEpochs],
     latents: pd.DataFrame,
     generator: Generator,
     *,
     target: str,
     space: str = "z",
     method: str = "ridge",
-    classifier: str = "lda",
+    classifier: Classifier = "lda",
+    preset: str | None = None,
     scheme: str = "run",
+    task: str | None = None,
+    weights: pd.Series | str | None = None,
+    groups: str | None = None,
+    locks: Sequence[Direction | str | Path] = (),
+    judge: Judge | str | None = None,
     name: str = "",
-    n_permutations: int = 1000,
+    n_permutations: int | None = None,
     seed: int = 0,
 ) -> FoundDirection:
-    """EEG of an oddball -> relevance out of fold -> direction, with its reliability and a shuffled control.
+    """EEG of an oddball -> relevance out of fold -> direction, with its reliability and its controls.
 
+    epochs : one recording, or one a person; each person is scored by a classifier of that person's other trials
+        (scheme "subject": of the other people's), and relevance is pooled over people
     latents : one row a stimulus; rows of pictures that were not shown are left out
+    method : as in `brain_direction`; "hierarchical" pools people by how much each tells
+    classifier, preset, scheme : as in `score_trials`, where the classifier is called `method`
+    task : whose trials give the relevance, needed where there are several; all tasks may train the classifier
+    weights : as in `pool_relevance`: None, "reliability", or one a person
+    groups : column of the metadata that says which pictures are nearly the same; such a group counts as one
+    locks : directions (or files) to stay at right angles to. The reliability is that of the direction before that
+    judge : a judge or its name; then all arms are compared at equal steps on new faces (`compare_arms`)
+    n_permutations : 1,000 when None, or 99 for methods that fit each anew (svr, logistic)
+
+    Raises ValueError when trials, latents, locks and generator do not fit, or the query does not split the trials;
+    else as `score_trials`, `pool_relevance`, `brain_direction` and `compare_arms` do.
     """
-    trials = score_trials(epochs, target=target, method=classifier, scheme=scheme, seed=seed)
-    relevance = pool_relevance(trials)
-    missing = sorted(set(relevance.index) - set(latents.index))
-    if missing:
-        raise ValueError(
-            f"{missing[0]!r} and {len(missing) - 1} more pictures that were shown have no latent."
-        )
+    recordings = recordings_of(epochs)
+    metadata = trials_metadata(recordings, task)
+    check_latents(latents, metadata, generator, space)
+    held = read_locks(locks, generator, space)
+    grouped = None if groups is None else picture_groups(metadata, groups)
+    if judge is not None:
+        measures_of(judge)
+    scoring = {"target": target, "method": classifier, "preset": preset, "scheme": scheme, "seed": seed}
+    trials = scored_trials(recordings, task=task, **scoring)
+    relevance = pool_relevance(trials, weights=weights, seed=seed)
+    told = _people(trials, weights) if method == HIERARCHICAL else relevance
     shown = latents.loc[relevance.index]
-    direction = brain_direction(
-        shown, relevance, space=space, method=method, name=name or target, generator=generator
+    arm = {"generator": generator, "space": space, "method": method}
+    found = brain_direction(shown, told, name=name or target, **arm)
+    n = n_permutations or (N_PERMUTATIONS if method in CLOSED_FORM else N_REFITTED)
+    trust = reliability(shown, told, method=method, groups=grouped, n_permutations=n, seed=seed)
+    shuffled = shuffled_arm(shown, relevance, groups=grouped, seed=seed, **arm)
+    origin = _origin(recordings, trials, scoring, task)
+    moves = found, control_of(shuffled, generator, **origin)
+    found, control = (move.orthogonal_to(*held, generator=generator) for move in moves)
+    found = replace(found, provenance=found.provenance | origin, reliability=asdict(trust))
+    explicit, compared = explicit_direction(shown, trials, **arm), None
+    if judge is not None:
+        compared = compare_arms(found, shuffled, generator, judge, explicit=explicit, locks=held, seed=seed)
+    scores = relevance_scores(trials, seed=seed)
+    eyes = eyes_alone(recordings, task=task, **scoring)
+    return FoundDirection(
+        found, control, trials, relevance, scores["pooled"], scores, eyes, shuffled, explicit, compared
     )
-    found = asdict(reliability(shown, relevance, method=method, n_permutations=n_permutations, seed=seed))
-    shuffled = pd.Series(np.random.default_rng(seed).permutation(relevance), index=relevance.index)
-    control = brain_direction(
-        shown, shuffled, space=space, method=method, name="shuffled EEG", generator=generator
-    )
-    origin = {"simulated": is_simulated(epochs.metadata)}
-    direction = replace(direction, provenance=direction.provenance | origin, reliability=found)
-    control = replace(control, provenance=control.provenance | origin)
-    return FoundDirection(direction, control, trials, relevance, relevance_score(trials, seed=seed))
 
 
 def direction_from_eeg(
-    epochs: str | Path,
+    epochs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     target: str,
@@ -84,157 +169,168 @@ def direction_from_eeg(
     model: str | Path | None = None,
     space: str = "z",
     method: str = "ridge",
-    classifier: str = "lda",
+    classifier: Classifier = "lda",
+    preset: str | None = None,
     scheme: str = "run",
+    task: str | None = None,
+    weights: str | None = None,
+    groups: str | None = None,
+    locks: Sequence[str | Path] = (),
+    judge: str | None = None,
     name: str = "",
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
     """A direction in a generator's latent space from EEG -> OUT/direction.safetensors and a report.
 
+    epochs : one file, or one a person
     target : query on the metadata that is true for target trials
     latents : CSV or safetensors, one row a stimulus
     model : a joint model; then F finds the direction too, and the trials must not have trained it
+    classifier : as in `find_direction`, or "joint": the compatibility of the model, which is needed then
+
+    The other settings are those of `find_direction`.
     """
     check_out(out, overwrite=overwrite)
-    recording, maker = read_epochs(epochs), load_generator(generator)
+    files = _files(epochs)
+    recordings, maker = [read_epochs(file) for file in files], load_generator(generator)
+    joint = None if model is None else load_joint(model)
+    settings = {"target": target, "space": space, "method": method, "scheme": scheme, "seed": seed}
+    settings |= {"preset": preset, "task": task, "weights": weights, "groups": groups, "judge": judge}
+    told = settings | {"classifier": classifier if isinstance(classifier, str) else "function"}
     found = find_direction(
-        recording,
-        read_latents(latents),
+        recordings,
+        read_latents_in(latents, space),
         maker,
-        target=target,
-        space=space,
-        method=method,
-        classifier=classifier,
-        scheme=scheme,
+        classifier=_by_model(joint) if classifier == "joint" else classifier,
+        locks=locks,
         name=name,
-        seed=seed,
+        **settings,
     )
-    result = Result(
-        job="directions",
-        title=f"A direction from EEG: {found.direction.name}",
-        lead=f"{len(found.trials)} trials, {len(found.relevance)} pictures made by {maker.name}.",
-        settings={"target": target, "space": space, "method": method, "scheme": scheme, "seed": seed},
-        inputs={"epochs": epochs, "latents": latents},
-        figures={"reliability": found.direction.reliability, "provenance": found.direction.provenance},
-        simulated=is_simulated(recording.metadata),
-    )
-    result.sections += direction_sections(found, recording, maker, target=target)
-    by_model = None
-    if model is not None:
-        joint = load_joint(model)
-        result.stamp = stamp_of(joint)
-        by_model = compatibility_direction(
-            joint,
-            maker,
-            recording,
-            target=target,
-            space=space,
-            seed=seed,
-            name=f"{name or target} by F",
-        )
-        origin = {"simulated": result.simulated} | ({"stamp": result.stamp} if result.stamp else {})
-        by_model = replace(by_model, provenance=by_model.provenance | origin)
-        result.sections.append(compatibility_section(by_model, found.direction, maker))
-        result.figures["compatibility"] = by_model.reliability
+    result = _result(found, recordings, maker, told)
+    result.inputs = _inputs(files, latents, locks)
+    directions = {"direction": found.direction, "shuffled_direction": found.control}
+    if found.explicit is not None:
+        directions["logged_targets_direction"] = found.explicit
+    if joint is not None:
+        directions["compatibility_direction"] = _of_model(result, found, joint, recordings, maker, told)
+        if classifier == "joint" and result.stamp:
+            directions = {key: _stamped(move, result.stamp) for key, move in directions.items()}
     with result_folder(out, overwrite=overwrite) as folder:
-        found.direction.save(folder / "direction.safetensors")
-        found.control.save(folder / "shuffled_direction.safetensors")
-        if by_model is not None:
-            by_model.save(folder / "compatibility_direction.safetensors")
+        for key, move in directions.items():
+            move.save(folder / f"{key}.safetensors")
         found.trials.to_csv(folder / "trial_scores.csv", index=False)
         found.relevance.to_csv(folder / "relevance.csv")
+        if found.comparison is not None:
+            found.comparison.curves().to_csv(folder / "comparison.csv", index=False)
         result.write(folder)
     return Path(out)
 
 
-def direction_sections(
-    found: FoundDirection, epochs: mne.BaseEpochs, generator: Generator, *, target: str, n_faces: int = 3
-) -> list[Section]:
-    """Relevance, reliability, and strips of new pictures beside the shuffled control."""
-    is_target = target_mask(epochs.metadata, target)
-    conditions = {
-        "targets": epochs[is_target].average(picks="eeg"),
-        "others": epochs[~is_target].average(picks="eeg"),
+def _people(trials: pd.DataFrame, weights: object) -> pd.DataFrame:
+    """Relevance of each person, people x pictures, NaN where one did not see a picture."""
+    if weights is not None:
+        raise ValueError('The method "hierarchical" weighs people itself; leave the weights out.')
+    person = trials["subject"].astype(str)
+    return pd.DataFrame({name: pool_relevance(own) for name, own in trials.groupby(person)}).T
+
+
+def _origin(
+    recordings: Sequence[mne.BaseEpochs], trials: pd.DataFrame, scoring: dict, task: str | None
+) -> dict[str, Any]:
+    """What a direction's file says of where it comes from."""
+    classifier = scoring["method"]
+    record = {
+        "simulated": any(is_simulated(recording.metadata) for recording in recordings),
+        "target": scoring["target"],
+        "classifier": classifier if isinstance(classifier, str) else "function",
+        "scheme": scoring["scheme"],
+        "n_people": int(trials["subject"].nunique(dropna=False)),
+        "n_trials": len(trials),
     }
-    r = found.direction.reliability
-    rows = [
-        (
-            "strength (predicted against found, pictures left out)",
-            f"{r['strength']:.3f}",
-            f"{r['null_strength']:.3f}",
-        ),
-        ("split-half cosine, by picture", f"{r['split_half']:.3f}", ""),
-        ("the same at all pictures (Spearman-Brown)", f"{r['split_half_full']:.3f}", ""),
-        ("cosine of permuted directions with it, 95 %", "", _band(r["null_band"])),
-    ]
-    sure = r["p"] < 0.05
-    verdict = (
-        f"The direction predicts the relevance of pictures it has not seen (permutation p = {r['p']:.3f})."
-        if sure
-        else f"The direction does not predict the relevance of new pictures (p = {r['p']:.3f}): do not use it."
+    return record if task is None else record | {"task": task}
+
+
+def _files(epochs: str | Path | Sequence[str | Path]) -> list[Path]:
+    files = [Path(epochs)] if isinstance(epochs, str | Path) else [Path(file) for file in epochs]
+    seen: dict[str, Path] = {}
+    for file in files if len(files) > 1 else []:
+        twin = seen.setdefault(sha256_of(file), file) if file.is_file() else file
+        if twin is not file:
+            raise ValueError(f"{file} holds the same as {twin}; give each recording once.")
+    return files
+
+
+def _by_model(joint: JointModel | None) -> Classifier:
+    """The joint model's compatibility as a classifier of trials."""
+    if joint is None:
+        raise ValueError("The classifier 'joint' is a joint model's compatibility; give the model too.")
+    from brainedit.joint_relevance import joint_scorer
+
+    return joint_scorer(joint)
+
+
+def _inputs(files: Sequence[Path], latents: str | Path, locks: Sequence[str | Path]) -> dict[str, str | Path]:
+    names = ["epochs"] if len(files) == 1 else [f"epochs {i + 1}" for i in range(len(files))]
+    held = {f"lock {i + 1}": lock for i, lock in enumerate(locks)}
+    return dict(zip(names, files, strict=True)) | {"latents": latents} | held
+
+
+def _result(
+    found: FoundDirection, recordings: Sequence[mne.BaseEpochs], maker: Generator, settings: dict[str, Any]
+) -> Result:
+    direction = found.direction
+    n_people = direction.provenance["n_people"]
+    people = f" of {n_people} people" if n_people > 1 else ""
+    trust = DirectionReliability(**direction.reliability)
+    figures = {
+        "reliability": direction.reliability,
+        "provenance": direction.provenance,
+        "looks_needed": {str(wanted): asdict(trust.looks_needed(wanted)) for wanted in LOOKS},
+        "relevance": {name: score.value for name, score in found.scores.items()},
+    }
+    if found.comparison is not None:
+        level = float(found.comparison.steps[-1])
+        table = found.comparison.matched("step", level)
+        figures["comparison"] = {"step": level, "arms": table.to_dict("index")}
+    result = Result(
+        job="directions",
+        title=f"A direction from EEG: {direction.name}",
+        lead=f"{len(found.trials)} trials{people}, {len(found.relevance)} pictures made by {maker.name}. "
+        f"{trust_sentence(direction)}",
+        settings=settings,
+        figures=figures,
+        simulated=bool(direction.provenance["simulated"]),
     )
-    return [
-        Section(
-            "Is the response to targets different?",
-            ["Each trial is scored by a classifier that has not seen its fold."],
-            [found.auc],
-            [(figures.response_figure(conditions), "Targets and others; topographies of their difference.")],
-        ),
-        Section(
-            "How far to trust the direction",
-            [verdict, f"{r['n']} pictures; relevance permuted over pictures {r['n_permutations']} times."],
-            table=(("", "found", "permuted"), rows),
-        ),
-        Section(
-            "New pictures, edited",
-            [
-                "Pictures that took no part. Strengths are standard deviations of the latents along the direction."
-            ],
-            pictures=[
-                (strips(generator, found, n_faces=n_faces), "The direction, and one from shuffled EEG.")
-            ],
-        ),
-    ]
+    result.sections += direction_sections(found, recordings, maker, target=settings["target"])
+    return result
 
 
-def strips(generator: Generator, found: FoundDirection, *, n_faces: int = 3, seed: int = 1000) -> Figure:
-    """Each new picture edited along the direction and, below it, along the control."""
-    space = found.direction.space
-    latents = generator.sample(n_faces, space=space, seed=seed)
-    arms = [
-        (move, edit(generator, latents, [(move, STRENGTHS)], space=space).detach().numpy())
-        for move in (found.direction, found.control)
-    ]
-    rows = [(move.name, images[i]) for i in range(n_faces) for move, images in arms]
-    return figures.strips_figure(rows, STRENGTHS)
-
-
-def compatibility_section(by_model: Direction, brain: Direction, generator: Generator) -> Section:
-    """The direction along which F's difference between targets and others grows."""
-    r = by_model.reliability
-    cosine = float(by_model.vector.ravel() @ brain.vector.ravel())
-    latents = generator.sample(2, space=by_model.space, seed=1000)
-    images = edit(generator, latents, [(by_model, STRENGTHS)], space=by_model.space).detach().numpy()
-    rows = [
-        ("strength of F's difference", f"{r['strength']:.4f}", f"{r['null_strength']:.4f}"),
-        ("split-half cosine, by trial", f"{r['split_half']:.3f}", ""),
-        ("cosine to the mean gradient through the generator", f"{r['gradient_cosine']:.3f}", ""),
-        ("cosine to the direction from relevance", f"{cosine:.3f}", ""),
-        ("cosine of its permuted directions with it, 95 %", "", _band(r["null_band"])),
-    ]
-    return Section(
-        "The same question asked of F",
-        [
-            f"F of target trials less F of the others, over new pictures (permutation p = {r['p']:.3f}, EEG "
-            "shuffled over trials). In an oddball this difference carries relevance, not content.",
-        ],
-        table=(("", "found", "shuffled EEG"), rows),
-        pictures=[
-            (figures.strips_figure([(by_model.name, i) for i in images], STRENGTHS), "Edited along it.")
-        ],
+def _of_model(
+    result: Result,
+    found: FoundDirection,
+    joint: JointModel,
+    recordings: Sequence[mne.BaseEpochs],
+    maker: Generator,
+    settings: dict[str, Any],
+) -> Direction:
+    """The direction that F finds in the same trials, with its section and figures in the result."""
+    result.stamp = stamp_of(joint)
+    by_model = compatibility_direction(
+        joint,
+        maker,
+        together(recordings, "A joint model"),
+        target=settings["target"],
+        space=settings["space"],
+        seed=settings["seed"],
+        name=f"{found.direction.name} by F",
     )
+    by_model = replace(by_model, provenance=by_model.provenance | {"simulated": result.simulated})
+    by_model = _stamped(by_model, result.stamp) if result.stamp else by_model
+    result.sections.append(compatibility_section(by_model, found.direction, maker))
+    result.figures["compatibility"] = by_model.reliability
+    return by_model
 
 
-def _band(band: tuple[float, float]) -> str:
-    return f"{band[0]:.3f} to {band[1]:.3f}"
+def _stamped(direction: Direction, stamp: str) -> Direction:
+    return replace(direction, provenance=direction.provenance | {"stamp": stamp})

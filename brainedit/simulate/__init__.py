@@ -7,6 +7,7 @@ _HOME = {
     "simulate_passive": "viewing",
     "simulate_things_eeg2": "things",
     "simulate_kaneshiro": "kaneshiro",
+    "simulate_facecat": "facecat",
 }
 
 __all__ = sorted(_HOME)
