@@ -239,14 +239,20 @@ def test_a_planted_direction_is_found(world, found):
     assert record_of(found)["scores"][0]["value"] > 0.8
 
 
-def test_a_model_finds_a_direction_too(world, tmp_path, monkeypatch):
+def test_a_model_finds_a_direction_too(world, found, tmp_path, monkeypatch):
     few = functools.partial(compatibility_direction, n_latents=10, n_permutations=10, n_gradients=2)
     monkeypatch.setattr(directions_job, "compatibility_direction", few)
-    out = find(world, tmp_path / "out", model=world.trained / "model")
+    out = find(world, tmp_path / "out", model=world.trained / "model", classifier="joint")
     by_model = Direction.load(out / "compatibility_direction.safetensors")
     assert by_model.name == "liked by F"
     assert by_model.provenance["simulated"] is True
-    assert record_of(out)["figures"]["compatibility"]["n_permutations"] == 10
+    record = record_of(out)
+    assert record["figures"]["compatibility"]["n_permutations"] == 10
+    assert record["settings"]["classifier"] == "joint"
+    eyes = record["scores"][-1]  # by LDA: the model needs all channels
+    assert (eyes["name"], eyes["chance"]) == ("eyes alone, AUC", 0.5)
+    scores = pd.read_csv(out / "trial_scores.csv")["probability"]
+    assert not np.allclose(scores, pd.read_csv(found / "trial_scores.csv")["probability"])
 
 
 @pytest.mark.parametrize("own_latents", [False, True])

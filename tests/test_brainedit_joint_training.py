@@ -110,7 +110,9 @@ def test_validation_pictures_choose_the_epoch_and_are_known_as_seen(data):
     history = model.card["training"]["validation_history"]
     assert len(history) == 25
     held = joint_training._validation_split(train, "concept", 0)[1]
-    batches = joint_training.PairBatches(model, held, batch_size=64, average=False, distort=[], progress=False)
+    batches = joint_training.PairBatches(
+        model, held, batch_size=64, average=False, distort=[], progress=False
+    )
     loss = joint_training._mean_loss(model.towers, joint_training.LOSSES["infonce"], batches)
     assert loss == pytest.approx(min(history), rel=1e-4)
     assert len(model.sketches) == len(train)
@@ -121,7 +123,9 @@ def test_validation_pictures_choose_the_epoch_and_are_known_as_seen(data):
 def test_sub_averages_hold_every_trial_once_and_one_picture_each(data):
     train, _ = data
     model = train_joint(train, **SMALL | {"n_epochs": 1})
-    batches = joint_training.PairBatches(model, train, batch_size=64, average=True, distort=[], progress=False)
+    batches = joint_training.PairBatches(
+        model, train, batch_size=64, average=True, distort=[], progress=False
+    )
     sizes = set()
     for seed in range(5):
         trials, starts, lengths = batches._groups(np.random.default_rng(seed))

@@ -14,11 +14,13 @@ from PIL import Image
 import webui
 from brainedit.datasets.latents import write_latents
 from brainedit.datasets.paired import PairedDataset
+from brainedit.directions import Direction
 from brainedit.generators.load import save_generator
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs.directions import find_direction
 from brainedit.jobs.map_trials import MEMORISED
 from brainedit.joint_training import train_joint
+from brainedit.relevance import PRESETS
 from brainedit.simulate.viewing import simulate_oddball, simulate_passive
 from webui.app import launch_settings
 from webui.tabs import directions, edit, map_pages, read_demo, saliency
@@ -178,11 +180,36 @@ def test_a_direction_with_its_page(demo):
     html = directions.found_html(found, demo.faces, generator, target=demo.target)
     for words in ("relevance AUC", "95 % interval", "split-half", "shuffled EEG", "Simulated EEG"):
         assert words in html
-    assert "halves of the data agree" in directions.reliability_sentence(found.direction)
+    for words in (
+        "cosine to the direction of infinitely many",
+        "looks a better direction needs",
+        "same face",
+    ):
+        assert words in html
     with pytest.raises(ValueError, match="Say which trials are targets"):
         directions.find(demo.faces, demo.latents, generator, target=" ", space="z")
     with pytest.raises(ValueError, match="is true for 0 of 240"):
         directions.find(demo.faces, demo.latents, generator, target="label == 'x'", space="z")
+
+
+CURVE = {"n": [100.0, 400.0], "cosine": [0.4, 0.8], "low": [0.2, 0.6], "high": [0.6, 0.9]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        # straight in log n: 100 * 4 ** (1 / 4), 100 and 100 * 4 ** (3 / 4)
+        ({"predicted_cosine": 0.4}, "These are 110 pictures; a cosine of 0.5 takes about 140 (100 to 280)."),
+        ({"predicted_cosine": 0.6}, "These are 110 pictures; a cosine of 0.7 takes about 280 (160 or more)."),
+        ({"predicted_cosine": 0.85}, "A cosine of 0.9 is out of reach of such pictures."),
+        ({"predicted_cosine": 0.95}, ""),
+        ({"p": 0.3}, ""),
+    ],
+)
+def test_how_many_pictures_the_next_cosine_takes(demo, changed, words):
+    measured = demo.directions["smile"].reliability | {"n": 110, "learning_curve": CURVE, "p": 0.001}
+    sentence = directions.looks_sentence(measured | changed)
+    assert sentence.strip() == words
 
 
 def test_an_edit_by_0_is_the_picture_and_its_dose_is_the_strength(demo):
@@ -200,6 +227,80 @@ def test_an_edit_by_0_is_the_picture_and_its_dose_is_the_strength(demo):
         edit.edited(generator, move, seed=3, strength=5)
     with pytest.raises(ValueError, match=r"whole number.*got 1\.5"):
         edit.edited(generator, move, seed=1.5, strength=1)
+
+
+def test_settings_reach_the_search_and_windows_only_where_they_count(demo, monkeypatch):
+    asked = []
+    monkeypatch.setattr(directions, "find", lambda *_, **settings: asked.append(settings) or 1 / 0)
+    do = directions.DirectionsHandlers(demo)
+    given = ["Example", None, None, demo.default_maker, demo.target, " ", "smile", "z", "ridge", "run"]
+    for classifier, windows, people in (("lda", "davis2022", "reliability"), ("xdawn", "davis2022", "equal")):
+        with pytest.raises(ZeroDivisionError):
+            do.find(*given, classifier, windows, people, {})
+    first, second = asked
+    assert (first["classifier"], first["preset"], first["weights"]) == ("lda", "davis2022", "reliability")
+    assert (second["classifier"], second["preset"], second["weights"]) == ("xdawn", None, None)
+    assert first["task"] is None
+    assert {value for _, value in directions.WINDOWS} == {"default", *PRESETS}
+
+
+def test_epochs_of_several_people_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    file = tmp_path / "a-epo.fif"
+    file.write_bytes(b"x" * 1000)
+    with pytest.raises(ValueError, match="Upload an epochs file first"):
+        directions.uploaded_people([])
+    with pytest.raises(ValueError, match=r"At most 12 files .*; 13 came"):
+        directions.uploaded_people([file] * 13)
+    monkeypatch.setattr(directions, "MOST_BYTES", 1500)
+    with pytest.raises(ValueError, match="larger than 0 MB together"):
+        directions.uploaded_people([file] * 2)
+
+
+def along(*axes, name="x", space="z"):
+    """A direction along the sum of some of the 8 axes."""
+    vector = np.zeros(8)
+    vector[list(axes)] = 1
+    return Direction(vector / np.linalg.norm(vector), space, 0.7, name=name)
+
+
+def test_what_is_locked_stays_and_z_turns_on_its_sphere(demo):
+    generator = demo.maker(demo.default_maker)
+    free = edit.edited(generator, along(0, 1), seed=3, strength=2.0)
+    assert free.kept == pytest.approx(1)
+    assert free.degrees == pytest.approx(np.degrees(2 * 0.7 / np.sqrt(8)), rel=1e-5)  # turned, not shifted
+    held = edit.edited(generator, along(0, 1), seed=3, strength=2.0, locks=[along(0)])
+    assert held.kept == pytest.approx(np.sqrt(0.5))
+    assert held.mahalanobis == pytest.approx(1.4)
+    only = edit.edited(generator, along(1), seed=3, strength=2.0, locks=[along(0)])
+    np.testing.assert_array_equal(held.after, only.after)
+    words = edit.edited_html(generator, along(0, 1), seed=3, strength=2.0, locks=[along(0, name="old")])[1]
+    assert "&#x27;old&#x27; stays as it was; the step has cosine 0.71" in words
+    with pytest.raises(ValueError, match="Nothing of direction 'x' is left"):
+        edit.edited(generator, along(0), seed=3, strength=2.0, locks=[along(0)])
+
+
+def test_only_directions_of_one_generator_and_space_can_be_locked(demo):
+    do, own = edit.EditHandlers(demo), demo.default_maker
+    made = {"w": (along(0, space="w"), own), "z": (along(0), own), "other": (along(0), "faces")}
+    assert do.lockable("smile", ["z", "w"], made)["choices"] == ["z"]
+    assert do.lockable("smile", ["z", "w"], made)["value"] == ["z"]
+    assert do.lockable("w", ["z"], made) == {"choices": [], "value": [], "__type__": "update"}
+    direction, held, generator = do.chosen("smile", ["z"], made, 1.0)
+    assert (direction.name, held, generator) == ("smile", [made["z"][0]], demo.maker(own))
+    for name, locks in (("nothing", []), (None, []), ("smile", ["nothing"])):
+        with pytest.raises(ValueError, match="no such direction"):
+            do.chosen(name, locks, made, 1.0)
+    with pytest.raises(ValueError, match="got nan"):
+        do.chosen("smile", [], made, float("nan"))
+
+
+def test_a_scan_says_where_a_face_becomes_another(demo, monkeypatch):
+    monkeypatch.setattr(edit, "SCANNED", (-1.0, 0.0, 1.0))
+    monkeypatch.setattr(edit, "N_SCANNED", 2)
+    html = edit.scanned_html(demo.maker(demo.default_maker), along(0, 1), locks=[along(0)])
+    assert "Identity breaks where" in html
+    assert html.count("<img") == 1
 
 
 def test_a_folder_that_is_no_demo_is_named(tmp_path):
@@ -237,10 +338,10 @@ def test_an_upload_that_is_too_large_is_refused(page):
     assert httpx.post(url, files={"files": ("small.fif", b"x")}, timeout=20).status_code == 200
 
 
-def call(page, name, data):
+def call(page, name, data, event=None):
     """POST to an event as any program can; gives the kind of answer and what it holds."""
     index = next(f._id for f in page.fns.values() if f.fn is not None and f.fn.__name__ == name)
-    body = {"data": data, "fn_index": index, "session_hash": "test"}
+    body = {"data": data, "fn_index": index, "session_hash": "test", "event_data": event}
     joined = httpx.post(page.local_url + "gradio_api/queue/join", json=body, timeout=20)
     joined.raise_for_status()
     with httpx.stream(
@@ -297,6 +398,27 @@ def test_an_edit_over_http(page):
     assert "After, +1 SD" in output["data"][0]
     success, output = call(page, "moved", ["smile", 3, 9.0, [], None])
     assert not success
+
+
+def test_a_photograph_over_http(page, demo):
+    url = page.local_url + "gradio_api/upload"
+    picture = demo.picture("scenes/seed2_0000.png").read_bytes()
+    path = httpx.post(url, files={"files": ("face.png", picture)}, timeout=20).json()[0]
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    success, output = call(page, "clicked", [file, "10, 20"], event={"index": [40, 21], "value": None})
+    assert success
+    assert output["data"] == ["10, 20, 40, 22"]
+    success, output = call(page, "edit", [file, "10, 20", "smile", 1.0, [], "change", None, None])
+    assert not success
+    assert "Click both eyes first: 1 of 2 are marked" in output["error"]
+    outside = {"path": str(demo.picture("scenes/seed2_0000.png")), "meta": {"_type": "gradio.FileData"}}
+    for name, data in (
+        ("marked", [outside, "", "smile", None]),
+        ("edit", [outside, "1, 1, 30, 1", "smile", 1.0, [], "change", None, None]),
+    ):
+        success, output = call(page, name, data)
+        assert not success
+        assert "image" not in json.dumps(output)
 
 
 def test_after_training_a_picture_that_was_held_out_is_chosen(demo):

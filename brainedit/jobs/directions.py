@@ -28,8 +28,10 @@ from brainedit.jobs.direction_arms import (
     shuffled_arm,
 )
 from brainedit.jobs.direction_inputs import (
+    N_BOOTSTRAP,
     Classifier,
     check_latents,
+    classifier_name,
     eyes_alone,
     picture_groups,
     read_latents_in,
@@ -152,7 +154,7 @@ def find_direction(
     explicit, compared = explicit_direction(shown, trials, **arm), None
     if judge is not None:
         compared = compare_arms(found, shuffled, generator, judge, explicit=explicit, locks=held, seed=seed)
-    scores = relevance_scores(trials, seed=seed)
+    scores = relevance_scores(trials, n_bootstrap=N_BOOTSTRAP, seed=seed)
     eyes = eyes_alone(recordings, task=task, **scoring)
     return FoundDirection(
         found, control, trials, relevance, scores["pooled"], scores, eyes, shuffled, explicit, compared
@@ -197,7 +199,7 @@ def direction_from_eeg(
     joint = None if model is None else load_joint(model)
     settings = {"target": target, "space": space, "method": method, "scheme": scheme, "seed": seed}
     settings |= {"preset": preset, "task": task, "weights": weights, "groups": groups, "judge": judge}
-    told = settings | {"classifier": classifier if isinstance(classifier, str) else "function"}
+    told = settings | {"classifier": classifier_name(classifier)}
     found = find_direction(
         recordings,
         read_latents_in(latents, space),
@@ -239,11 +241,10 @@ def _origin(
     recordings: Sequence[mne.BaseEpochs], trials: pd.DataFrame, scoring: dict, task: str | None
 ) -> dict[str, Any]:
     """What a direction's file says of where it comes from."""
-    classifier = scoring["method"]
     record = {
         "simulated": any(is_simulated(recording.metadata) for recording in recordings),
         "target": scoring["target"],
-        "classifier": classifier if isinstance(classifier, str) else "function",
+        "classifier": classifier_name(scoring["method"]),
         "scheme": scoring["scheme"],
         "n_people": int(trials["subject"].nunique(dropna=False)),
         "n_trials": len(trials),

@@ -51,6 +51,8 @@ def edit_file(
     scan : measure where another face begins, over these strengths
     """
     check_out(out, overwrite=overwrite)
+    if scan and not any(strengths):
+        raise ValueError("A scan needs strengths other than 0.")
     maker, move = load_generator(generator), Direction.load(direction)
     space = _space(move, layers, latents)
     names, start = _start(maker, latents, space=space, n=n, seed=seed)
@@ -98,6 +100,11 @@ def edit_result(
     )
 
 
+def farthest_of(strengths: Sequence[float]) -> int:
+    """Which strength moves most; of two as large the positive one."""
+    return max(range(len(strengths)), key=lambda k: (abs(strengths[k]), strengths[k]))
+
+
 def _space(move: Direction, layers: Sequence[int] | None, latents: str | Path | None) -> str:
     """Where pictures are moved: the direction's space, but w+ for chosen layers or latents that say so."""
     said = None if latents is None else latents_space(latents)
@@ -128,7 +135,7 @@ def _sections(names: list[str], images: Tensor, strengths: list[float]) -> list[
     sections = [
         Section("Strips", pictures=[(figures.strips_figure(rows[:_SHOWN], strengths), "Framed: unedited.")])
     ]
-    farthest = int(np.argmax(np.abs(strengths)))
+    farthest = farthest_of(strengths)
     if 0.0 in strengths and strengths[farthest]:
         was, now = images[: _SHOWN // 2, strengths.index(0.0)], images[: _SHOWN // 2, farthest]
         caption = f"Before, after {strengths[farthest]:+g} SD, and where pixels changed."

@@ -9,9 +9,15 @@ from brainedit._check import pick
 def simulate_files(
     name: str, out: str | Path, *, subjects: list[int], size: str = "full", seed: int = 0
 ) -> Path:
-    """A simulated data set -> OUT; size : "full" as published, "small" for a look."""
+    """A simulated data set -> OUT.
+
+    subjects : numbers from 1 on. facecat is one file of all people, 30 or for a look 6, and takes [1] alone
+    size : "full" as published, "small" for a look
+
+    Raises ValueError for an `out` that exists, or an unknown name or size.
+    """
     out = Path(out)
-    simulation = pick("simulation", name, {"things_eeg2": _things, "kaneshiro2015": _kaneshiro})
+    simulation = pick("simulation", name, SIMULATIONS)
     small = pick("size", size, {"full": False, "small": True})
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out.")
@@ -38,3 +44,15 @@ def _kaneshiro(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return out
+
+
+def _facecat(out: Path, subjects: list[int], small: bool, seed: int) -> Path:
+    from brainedit.simulate.facecat import simulate_facecat
+
+    if subjects != [1]:
+        raise ValueError(f"facecat is one file of all people; leave out subjects, got {subjects}.")
+    layout = {"n_people": 6, "n_images": 700} if small else {}
+    return simulate_facecat(out, seed=seed, **layout)
+
+
+SIMULATIONS = {"things_eeg2": _things, "kaneshiro2015": _kaneshiro, "facecat": _facecat}
