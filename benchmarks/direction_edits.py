@@ -29,9 +29,10 @@ ATTRIBUTES = ("smile", "age", "hair_colour")
 
 @dataclass(frozen=True)
 class Setting:
-    """n_people saw the same n_faces; n_new other faces are edited by `step` (RMS standard deviations of `space`).
+    """`n_people` saw the same `n_faces`; `n_new` others are edited by `step`, RMS standard deviations of `space`.
 
-    dial : of `amplitude_for_auc`; at this one LDA reaches .79 when it is trained on two other tasks of 200 trials
+    dial : of `amplitude_for_auc`; with this one, tuned on seeds 1000 and 1001, LDA reaches .79 from the two other
+        tasks' 400 trials
     amplitude_uv : of the response, in place of the dial
     n_per_draw : new faces that each shuffled direction, and each person's own, moves
     """

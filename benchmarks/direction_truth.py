@@ -216,7 +216,7 @@ def planned_part(options: argparse.Namespace) -> dict:
 
 
 def predicted_part(options: argparse.Namespace) -> dict:
-    """The predicted cosine under many conditions; twenty minutes and more."""
+    """The predicted cosine under many conditions; takes twenty minutes and more."""
     found = {}
     for name, (world, method) in PREDICTED.items():
         if options.only in name:

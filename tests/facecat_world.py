@@ -66,6 +66,6 @@ def quarters_world():
         for module in (facecat, directions_study_arms):
             patch.setattr(module, "judge", judge_quarter)
         compare = directions_study_arms.compare
-        few = {"identity": Pixels(), "n_population": 100}
+        few = {"identity": Pixels(), "n_population": 100, "n_bootstrap": 100}
         patch.setattr(directions_study_arms, "compare", lambda *a, **k: compare(*a, **(k | few)))
         yield

@@ -202,14 +202,14 @@ def pair_scores(judges: Mapping[str, str], task: str) -> Scores:
     return scores
 
 
-def pooled(results: Sequence[TaskResult], crowds: Crowds, arms: Sequence[str] | None = None) -> Comparison:
+def pooled(results: Sequence[TaskResult], crowds: Crowds) -> Comparison:
     """All tasks as one comparison, the wanted score of each first; units are directions, a crowd's in a task.
 
     Other scores keep no name: they are other pairs in other tasks.
     """
     first = results[0].comparison
     joined = {}
-    for arm in arms or list(first.arms):
+    for arm in first.arms:
         parts = [_wanted_first(result, arm, number, crowds) for number, result in enumerate(results)]
         columns = {
             f.name: [getattr(part, f.name) for part in parts] for f in fields(ArmResult) if f.name != "kid"

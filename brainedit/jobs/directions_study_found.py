@@ -1,7 +1,7 @@
 """What the directions study measured, and its tables: AUCs, curves, cosines, people."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,30 @@ class Study:
     def pooled(self) -> Comparison:
         """All tasks together."""
         return pooled(self.results, self.crowds)
+
+    @cached_property
+    def levels(self) -> dict[str, float]:
+        """Where arms are compared: at the longest step, and at the chosen loss of identity."""
+        return {"step": float(self.pooled.steps[-1]), "identity_loss": self.identity_loss}
+
+    @cached_property
+    def matched(self) -> dict[str, pd.DataFrame]:
+        """All arms, all tasks together, at each of the levels."""
+        unnamed = [
+            "others",
+            "selectivity",
+        ]  # signed means over pairs that differ from task to task say nothing
+        return {
+            how: self.pooled.matched(how, level).drop(columns=unnamed) for how, level in self.levels.items()
+        }
+
+    @cached_property
+    def ratios(self) -> dict[str, dict[int, tuple[float, float, float]]]:
+        """Change along the brain's direction over that along the explicit one, with its interval, by size."""
+        return {
+            how: {size: brain_ratio(self.pooled, size, how, level) for size in self.crowds}
+            for how, level in self.levels.items()
+        }
 
     def aucs(self) -> pd.DataFrame:
         """One row for each person and task: subject, task, auc, n_trials, n_faces."""
@@ -98,31 +122,27 @@ def cosine_means(study: Study) -> pd.DataFrame:
     return means.reset_index()
 
 
+def brain_ratio(found: Comparison, size: int, by: str, level: float) -> tuple[float, float, float]:
+    """Brain over explicit of one size; the other arms, which cost time, are left out."""
+    two = [f"{kind}, {size}" for kind in ("brain", "explicit")]
+    return replace(found, arms={arm: found.arms[arm] for arm in two}).ratio(*two, by, level)
+
+
 def numbers(study: Study) -> dict[str, Any]:
-    unnamed = ["others", "selectivity"]  # signed means over pairs that differ from task to task say nothing
-    tables = {
-        how: study.pooled.matched(how, level).drop(columns=unnamed) for how, level in levels(study).items()
-    }
-    ratios = {
-        how: {
-            str(size): study.pooled.ratio(f"brain, {size}", f"explicit, {size}", how, level)
-            for size in study.crowds
-        }
-        for how, level in levels(study).items()
-    }
+    """All figures for result.json."""
     return {
         "auc": auc_summary(study.aucs()["auc"]),
-        "equal_step": tables["step"].to_dict("index"),
-        "equal_identity_loss": tables["identity_loss"].to_dict("index"),
-        "brain_against_explicit": ratios,
+        "equal_step": study.matched["step"].to_dict("index"),
+        "equal_identity_loss": study.matched["identity_loss"].to_dict("index"),
+        "brain_against_explicit": {
+            how: {str(size): ratio for size, ratio in of_size.items()}
+            for how, of_size in study.ratios.items()
+        },
         "cosines": cosine_means(study).to_dict("records"),
         "people": study.people().reset_index().to_dict("records"),
     }
 
 
-def levels(study: Study) -> dict[str, float]:
-    return {"step": float(study.pooled.steps[-1]), "identity_loss": study.identity_loss}
-
-
 def auc_summary(values: pd.Series) -> dict[str, float]:
+    """What the published distribution is told by."""
     return {"mean": values.mean(), "SD": values.std(), "lowest": values.min(), "highest": values.max()}

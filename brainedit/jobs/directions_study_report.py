@@ -15,7 +15,7 @@ from brainedit.jobs.directions_study_figures import (
     strips_sheet,
     who,
 )
-from brainedit.jobs.directions_study_found import Study, auc_summary, cosine_means, levels, numbers
+from brainedit.jobs.directions_study_found import Study, auc_summary, brain_ratio, cosine_means, numbers
 from brainedit.report import Section
 
 PUBLISHED_AUC = {"mean": 0.789, "SD": 0.081, "lowest": 0.550, "highest": 0.954}  # 240 of Davis et al., 2022
@@ -121,12 +121,12 @@ def _comparison_sections(study: Study) -> list[Section]:
 def _verdict(study: Study) -> str:
     parts = []
     for size in (1, max(study.crowds)):
-        value, low, high = study.pooled.ratio(f"brain, {size}", f"explicit, {size}", *_step(study))
+        value, low, high = study.ratios["step"][size]
         whose = "One person's brain" if size == 1 else f"that of a crowd of {size}"
         parts.append(
             f"{whose} moves it {value:.0%} ({low:.0%} to {high:.0%}) as far as the logged targets do"
         )
-    table = study.pooled.matched(*_step(study))
+    table = study.matched["step"]
     shuffled = table.loc[[f"shuffled, {size}" for size in study.crowds]]
     n = int(((shuffled["low"] <= 0) & (shuffled["high"] >= 0)).sum())
     return (
@@ -134,13 +134,8 @@ def _verdict(study: Study) -> str:
     )
 
 
-def _step(study: Study) -> tuple[str, float]:
-    return "step", float(study.pooled.steps[-1])
-
-
 def _arms_table(study: Study, by: str) -> tuple[Sequence[str], list[list[str]]]:
-    level = levels(study)[by]
-    table = study.pooled.matched(by, level)
+    table = study.matched[by]
     cost = "identity_loss" if by == "step" else "degrees"
     head = (
         "",
@@ -158,7 +153,7 @@ def _arms_table(study: Study, by: str) -> tuple[Sequence[str], list[list[str]]]:
             [
                 who(size),
                 *(_spread(table.loc[f"{kind}, {size}"]) for kind in ("brain", "explicit")),
-                _interval(*study.pooled.ratio(f"brain, {size}", f"explicit, {size}", by, level)),
+                _interval(*study.ratios[by][size]),
                 _spread(table.loc[f"shuffled, {size}"]),
                 _plain(brain["dependency_mean"]),
                 _plain(brain[cost] if by == "step" else _degrees(brain["step"], study)),
@@ -182,26 +177,16 @@ def _tasks_section(study: Study) -> Section:
     rows = []
     for result in study.results:
         found = result.comparison
-        table = found.matched("step", found.steps[-1])
+        table = found.curves().groupby("arm").last()  # the longest step
         row = [result.task]
         for size in (1, largest):
             row += [f"{table.loc[f'{kind}, {size}', 'change']:.2f}" for kind in ("brain", "explicit")]
-            row.append(
-                _interval(*found.ratio(f"brain, {size}", f"explicit, {size}", "step", found.steps[-1]))
-            )
+            row.append(_interval(*brain_ratio(found, size, "step", found.steps[-1])))
         row.append(_spread(table.loc["shuffled, 1"]))
         rows.append(row)
     crowd = f"crowd of {largest}"
-    head = (
-        "looked for",
-        "brain, one person",
-        "explicit",
-        "ratio",
-        f"brain, {crowd}",
-        "explicit",
-        "ratio",
-        "shuffled",
-    )
+    head = ("looked for", "brain, one person", "explicit", "ratio", f"brain, {crowd}", "explicit", "ratio")
+    head += ("shuffled, one person",)
     return Section(
         "Task by task",
         [
