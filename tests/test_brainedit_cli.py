@@ -427,6 +427,14 @@ def test_bad_directions_and_edits_are_one_sentence_and_write_nothing(monkeypatch
         ("edit", {"--direction": oddball / "near.safetensors"} | generator, *c) for c in bad_edits(oddball)
     ]
     cases.append(("directions", {"--target": "target"} | generator, [], "--from-eeg is missing"))
+    out = {"--out": oddball / "never"}
+    study = {"--config": "davis2022"} | out
+    cases += [
+        ("directions", study, ["--target", "x"], "--target says nothing there"),
+        ("directions", study, ["--root", oddball / "none"], "There is no facecat.xz"),
+        ("directions", out, ["--config", "joint"], "Unknown section 'joint'"),
+        ("directions", out, ["--root", oddball], "There is no --config"),
+    ]
     for command, options, more, part in cases:
         kept = {key: value for key, value in options.items() if key not in more}
         arguments = [word for pair in kept.items() for word in pair]

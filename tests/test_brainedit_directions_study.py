@@ -1,8 +1,6 @@
 """The study of CVPR 2022: scores across tasks, faces left out, whose faces each arm moves, and the report."""
 
 import json
-import lzma
-import pickle
 import shutil
 
 import numpy as np
@@ -13,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from brainedit.comparison_tables import ArmResult, Comparison
 from brainedit.config import read_config
-from brainedit.datasets.facecat import TASK_PAIRS, load_facecat
+from brainedit.datasets.facecat import TASK_PAIRS, _read, load_facecat
 from brainedit.datasets.latents import read_latents, write_latents
 from brainedit.directions import Direction, brain_direction
 from brainedit.erp_classifiers import window_means
@@ -80,8 +78,7 @@ def test_each_window_of_the_epochs_is_one_window_mean(data):
 
 
 def test_a_trial_is_scored_by_lda_on_the_published_training_part(root, data, trials):
-    with lzma.open(root / "facecat.xz") as file:
-        db = pickle.load(file)  # our own file
+    db = _read(root / "facecat.xz")
     assert len(trials) == len(data)
     for person in ("0", "2"):
         for task in ("smiles", "young"):

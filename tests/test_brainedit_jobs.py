@@ -248,6 +248,9 @@ def test_a_model_finds_a_direction_too(world, found, tmp_path, monkeypatch):
     assert by_model.provenance["simulated"] is True
     record = record_of(out)
     assert record["figures"]["compatibility"]["n_permutations"] == 10
+    by_embedding = Direction.load(out / "embedding_direction.safetensors")
+    assert (by_embedding.name, by_embedding.provenance["simulated"]) == ("liked by embeddings", True)
+    assert record["figures"]["embedding"]["p"] == by_embedding.reliability["p"]
     assert record["settings"]["classifier"] == "joint"
     eyes = record["scores"][-1]  # by LDA: the model needs all channels
     assert (eyes["name"], eyes["chance"]) == ("eyes alone, AUC", 0.5)

@@ -8,7 +8,7 @@ from facecat_world import AXES, JUDGES, Quarters, quarters_world
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from brainedit.datasets.facecat import TASK_PAIRS, load_facecat
+from brainedit.datasets.facecat import TASK_PAIRS, _read, load_facecat
 from brainedit.jobs.simulate import simulate_files
 from brainedit.simulate import simulate_facecat
 from brainedit.simulate.facecat import _draw_aucs, _Windows, high_tasks
@@ -34,8 +34,6 @@ def truth(root):
 
 
 def _db(root):
-    from brainedit.datasets.facecat import _read
-
     return _read(root / "facecat.xz")
 
 

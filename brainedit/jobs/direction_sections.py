@@ -353,7 +353,7 @@ def strips(generator: Generator, found: "FoundDirection", *, n_faces: int = 3, s
 def compatibility_section(by_model: Direction, brain: Direction, generator: Generator) -> Section:
     """The direction along which F's difference between targets and others grows."""
     r = by_model.reliability
-    cosine = float(by_model.vector.ravel() @ brain.vector.ravel())
+    cosine = cosine_of(by_model, brain)
     latents = generator.sample(2, space=by_model.space, seed=1000)
     moves = [(by_model, STRENGTHS)]
     images = edit(generator, latents, moves, space=by_model.space, path="auto").detach().numpy()
@@ -375,6 +375,37 @@ def compatibility_section(by_model: Direction, brain: Direction, generator: Gene
             (figures.strips_figure([(by_model.name, i) for i in images], STRENGTHS), "Edited along it.")
         ],
     )
+
+
+def embedding_section(by_embedding: Direction | str, brain: Direction) -> Section:
+    """The direction between the latents that EEG embeddings predict of targets and of the others.
+
+    by_embedding : or the sentence that says why there is none
+    """
+    title = "The latents that the EEG predicts"
+    if isinstance(by_embedding, str):
+        return Section(title, [f"Not found: {by_embedding}"])
+    r = by_embedding.reliability
+    rows = [
+        ("length, in units of the latents", f"{r['strength']:.4f}", f"{r['null_strength']:.4f}"),
+        ("share of the latents' variance predicted of pictures left out", f"{r['explained']:.3f}", ""),
+        ("split-half cosine, by picture", f"{r['split_half']:.3f}", ""),
+        ("cosine to the direction from relevance", f"{cosine_of(by_embedding, brain):.3f}", ""),
+        ("cosine of its permuted directions with it, 95 %", "", _band(r["null_band"])),
+    ]
+    return Section(
+        title,
+        [
+            "A regression of the pictures' latents on the model's EEG embeddings, asked about pictures that were left "
+            f"out: targets less the others (permutation {_p(r['p'])}, targets shuffled over pictures)."
+        ],
+        table=(("", "found", "permuted"), rows),
+    )
+
+
+def cosine_of(one: Direction, other: Direction) -> float:
+    """Cosine of two directions of one space."""
+    return float(one.vector.ravel() @ other.vector.ravel())
 
 
 def _p(p: float) -> str:

@@ -17,6 +17,7 @@ from brainedit.directions import (
     reliability,
 )
 from brainedit.eeg import read_epochs
+from brainedit.embedding_direction import embedding_direction
 from brainedit.evaluation import Score
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
@@ -45,6 +46,7 @@ from brainedit.jobs.direction_sections import (
     LOOKS,
     compatibility_section,
     direction_sections,
+    embedding_section,
     strips,
     trust_sentence,
 )
@@ -188,7 +190,8 @@ def direction_from_eeg(
     epochs : one file, or one a person
     target : query on the metadata that is true for target trials
     latents : CSV or safetensors, one row a stimulus
-    model : a joint model; then F finds the direction too, and the trials must not have trained it
+    model : a joint model; then F and the EEG embeddings find the direction too, and the trials must not have
+        trained it
     classifier : as in `find_direction`, or "joint": the compatibility of the model, which is needed then
 
     The other settings are those of `find_direction`.
@@ -200,9 +203,10 @@ def direction_from_eeg(
     settings = {"target": target, "space": space, "method": method, "scheme": scheme, "seed": seed}
     settings |= {"preset": preset, "task": task, "weights": weights, "groups": groups, "judge": judge}
     told = settings | {"classifier": classifier_name(classifier)}
+    table = read_latents_in(latents, space)
     found = find_direction(
         recordings,
-        read_latents_in(latents, space),
+        table,
         maker,
         classifier=_by_model(joint) if classifier == "joint" else classifier,
         locks=locks,
@@ -215,7 +219,7 @@ def direction_from_eeg(
     if found.explicit is not None:
         directions["logged_targets_direction"] = found.explicit
     if joint is not None:
-        directions["compatibility_direction"] = _of_model(result, found, joint, recordings, maker, told)
+        directions |= _of_model(result, found, joint, recordings, table, maker, told)
         if classifier == "joint" and result.stamp:
             directions = {key: _stamped(move, result.stamp) for key, move in directions.items()}
     with result_folder(out, overwrite=overwrite) as folder:
@@ -312,25 +316,33 @@ def _of_model(
     found: FoundDirection,
     joint: JointModel,
     recordings: Sequence[mne.BaseEpochs],
+    latents: pd.DataFrame,
     maker: Generator,
     settings: dict[str, Any],
-) -> Direction:
-    """The direction that F finds in the same trials, with its section and figures in the result."""
+) -> dict[str, Direction]:
+    """What F and the EEG embeddings say of the same trials, with their sections and figures in the result."""
     result.stamp = stamp_of(joint)
-    by_model = compatibility_direction(
-        joint,
-        maker,
-        together(recordings, "A joint model"),
-        target=settings["target"],
-        space=settings["space"],
-        seed=settings["seed"],
-        name=f"{found.direction.name} by F",
-    )
-    by_model = replace(by_model, provenance=by_model.provenance | {"simulated": result.simulated})
-    by_model = _stamped(by_model, result.stamp) if result.stamp else by_model
-    result.sections.append(compatibility_section(by_model, found.direction, maker))
-    result.figures["compatibility"] = by_model.reliability
-    return by_model
+    epochs, name = together(recordings, "A joint model"), found.direction.name
+    asked = {key: settings[key] for key in ("target", "space", "seed")}
+
+    def marked(direction: Direction) -> Direction:
+        record = {"simulated": result.simulated} | ({"stamp": result.stamp} if result.stamp else {})
+        return replace(direction, provenance=direction.provenance | record)
+
+    by_f = marked(compatibility_direction(joint, maker, epochs, name=f"{name} by F", **asked))
+    result.sections.append(compatibility_section(by_f, found.direction, maker))
+    result.figures["compatibility"] = by_f.reliability
+    made = {"compatibility_direction": by_f}
+    try:
+        by_eeg = marked(
+            embedding_direction(joint, maker, epochs, latents, name=f"{name} by embeddings", **asked)
+        )
+    except ValueError as error:  # pictures that are targets at times, or too few: it is not to be had
+        result.sections.append(embedding_section(str(error), found.direction))
+        return made
+    result.sections.append(embedding_section(by_eeg, found.direction))
+    result.figures["embedding"] = by_eeg.reliability
+    return made | {"embedding_direction": by_eeg}
 
 
 def _stamped(direction: Direction, stamp: str) -> Direction:

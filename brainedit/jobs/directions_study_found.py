@@ -108,7 +108,7 @@ class Study:
             found = self.pooled.arms[f"{arm}, 1"]
             who = np.array(self.order)[found.units % 100_000]
             table[f"change_{arm}"] = pd.Series(found.changes[:, -1, 0]).groupby(who).mean()
-        return table.loc[self.order]
+        return table.loc[sorted(self.order, key=int)]
 
 
 def cosine_means(study: Study) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def _relevance_section(study: Study) -> Section:
         [
             "Shrinkage LDA on five window means, with equal priors, trained on the same person's other three pairs of "
             "tasks: it never saw a trial of the pair that it scores, so its scores carry relevance and not the "
-            f"attribute. {len(aucs)} people and tasks, about {aucs['n_trials'].mean():.0f} trials and "
+            f"attribute. {len(aucs)} pairs of a person and a task, about {aucs['n_trials'].mean():.0f} trials and "
             f"{aucs['n_faces'].mean():.0f} different faces each."
         ],
         pictures=[(auc_figure(aucs["auc"]), "AUC of each person and task; line: mean, dotted: chance.")],
@@ -100,7 +100,9 @@ def _comparison_sections(study: Study) -> list[Section]:
         "measures it on faces that took no part in finding the direction, half the difference between forwards and "
         "backwards, mean over tasks. Intervals of 95 % are over directions: a person or crowd, and a task. Explicit: "
         "the logged targets of the same faces. Shuffled: the same scores dealt out to other faces. Others: "
-        "mean size of the change of what the other three judges measure, along the brain's direction.",
+        "mean size of the change of what the other three judges measure. Loss: of identity, as below.",
+        "A crowd has seen more faces, not only the same ones more often. Of everyone together there is one direction a "
+        "task, so those intervals are over tasks alone.",
         _verdict(study),
     ]
     curves = (curves_figure(study), "Bands: 95 % intervals of the mean over directions.")
@@ -137,15 +139,8 @@ def _verdict(study: Study) -> str:
 def _arms_table(study: Study, by: str) -> tuple[Sequence[str], list[list[str]]]:
     table = study.matched[by]
     cost = "identity_loss" if by == "step" else "degrees"
-    head = (
-        "",
-        "brain",
-        "explicit",
-        "brain / explicit",
-        "shuffled",
-        "other attributes, brain",
-        f"{cost}, brain",
-    )
+    head = ("", "brain", "explicit", "brain / explicit", "shuffled", "others, brain")
+    head += ("loss, brain" if by == "step" else "degrees, brain",)
     rows = []
     for size in study.crowds:
         brain = table.loc[f"brain, {size}"]
@@ -164,7 +159,7 @@ def _arms_table(study: Study, by: str) -> tuple[Sequence[str], list[list[str]]]:
     rows.append(
         ["random directions", _spread(random), "", "", "", _plain(random["dependency_mean"]), _plain(cost)]
     )
-    return tuple(name.replace("_", " ") for name in head), rows
+    return head, rows
 
 
 def _degrees(step: float, study: Study) -> float:

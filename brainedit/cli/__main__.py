@@ -1,0 +1,5 @@
+"""For python -m brainedit.cli, as torchrun starts it."""
+
+from brainedit.cli import main
+
+main()
