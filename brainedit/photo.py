@@ -85,6 +85,7 @@ def edit_photo(
     n_restarts: int = 4,
     labels: Tensor | int | None = None,
     perceptual: str | nn.Module = "efficientnet_lite0",
+    found: Inversion | None = None,
     paste: str = "picture",
     feather: float = 0.1,
     seed: int = 0,
@@ -101,6 +102,7 @@ def edit_photo(
     template : where the generator's faces have their eyes, as in `eyes_crop`
     space : where the face is looked for; default "w+" for directions in w, else the space of the directions
     encoder : gives the first start, as in `invert`, whose settings the others are
+    found : the inversion of an earlier edit of this photograph with the same eyes and space, which is used as it is
     paste : "picture" pastes what the generator made, with its error. "change" adds the difference between the edit
         and the unedited inversion: what the generator cannot make stays, and may shine through large edits
     feather : as in `paste_back`
@@ -114,9 +116,11 @@ def edit_photo(
     pixels = read_picture(photo)
     crop = _crop(pixels, eyes, square, detect, template)
     before = take_out(pixels, crop, size=generator.image_size)
-    start = None if encoder is None else encode(encoder, before)
-    inverting = {"steps": steps, "n_restarts": n_restarts, "perceptual": perceptual, "seed": seed}
-    found = invert(generator, before, space=space, start=start, labels=labels, progress=progress, **inverting)
+    if found is None:
+        start = None if encoder is None else encode(encoder, before)
+        inverting = {"steps": steps, "n_restarts": n_restarts, "perceptual": perceptual, "seed": seed}
+        inverting |= {"labels": labels, "progress": progress}
+        found = invert(generator, before, space=space, start=start, **inverting)
     shown = labels if space == "z" else None
     with torch.no_grad():
         edited = edit(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from brainedit._check import pick
 from brainedit.eeg import standard_names
-from brainedit.evaluation import Score, auc, auc_score, bootstrap_interval, permutation_p
+from brainedit.evaluation import Score, auc, auc_interval, auc_score, bootstrap_interval, permutation_p
 from brainedit.relevance import score_trials
 
 FOREHEAD, TEMPLES = ("Fp", "AF"), ("F7", "F8", "F9", "F10")  # how names begin; names
@@ -221,13 +221,8 @@ def _within_folds(
         return np.where(n_pairs > 0, right / np.maximum(n_pairs, 1), np.nan)
 
     value = float(statistic(target[None], score, fold)[0])
-    low, high = bootstrap_interval(
-        lambda i: statistic(target[None, i], score[i], fold[i])[0],
-        len(target),
-        units,
-        n_bootstrap,
-        np.random.default_rng(seed),
-    )
+    draws = {"n_bootstrap": n_bootstrap, "rng": np.random.default_rng(seed)}
+    low, high = auc_interval(target, score, group=fold, units=units, **draws)
     n, unit = (len(target), "trial") if units is None else (len(np.unique(units)), "picture")
     p = permutation_p(value, statistic(null, score, fold))
     return Score("relevance AUC within folds", value, n, unit, 0.5, low, high, p, **note)

@@ -12,7 +12,9 @@ from brainedit.evaluation import (
     accuracy_score,
     auc,
     auc_difference,
+    auc_interval,
     auc_score,
+    bootstrap_interval,
     mean_over_people,
     permutation_p,
     permuted,
@@ -347,3 +349,28 @@ def test_one_person_or_other_scores_have_no_mean():
         mean_over_people({"sub-01": of_person(0.3)})
     with pytest.raises(ValueError, match="got 'top-1 of 100' and 'top-1 of 200'"):
         mean_over_people({"a": of_person(0.3), "b": of_person(0.4, name="top-1 of 100")})
+
+
+@pytest.mark.parametrize(("n", "n_units"), [(60, None), (300, 20), (12, 4)])
+def test_the_interval_of_an_auc_is_that_of_drawn_trials(n, n_units):
+    rng = np.random.default_rng(1)
+    target = rng.random(n) < 0.4
+    score = np.round(rng.standard_normal(n) + target, 1)  # with ties
+    units = None if n_units is None else rng.integers(0, n_units, n)
+    group = rng.integers(0, 2, n)
+
+    def inside(i):
+        right = pairs = 0.0
+        for k in (0, 1):
+            wanted, values = target[i][group[i] == k], score[i][group[i] == k]
+            difference = values[wanted][:, None] - values[~wanted]
+            right, pairs = (
+                right + (difference > 0).sum() + (difference == 0).sum() / 2,
+                pairs + difference.size,
+            )
+        return right / pairs if pairs else np.nan
+
+    draws = {"units": units, "n_bootstrap": 200}
+    found = auc_interval(target, score, group=group, rng=np.random.default_rng(3), **draws)
+    expected = bootstrap_interval(inside, n, units, 200, np.random.default_rng(3))
+    assert found == pytest.approx(expected, abs=1e-12)

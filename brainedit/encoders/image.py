@@ -17,6 +17,17 @@ from brainedit._check import pick
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000  # a picture larger than this is refused before it is decoded
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "TIFF",
+    "BMP",
+    "GIF",
+    "PPM",
+    "JPEG2000",
+)  # not EPS, which is a program
 
 
 class ImageEncoder(nn.Module):
@@ -297,7 +308,7 @@ def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
             )
         return _rgb(Image.fromarray(_to_8bit(picture)), "the array")
     try:
-        with Image.open(picture) as opened:
+        with Image.open(picture, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(
                     f"{picture} has {opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read; "

@@ -17,7 +17,6 @@ from brainedit.relevance_study import eye_channels, relevance_control, relevance
 
 Classifier = str | Callable[[mne.BaseEpochs, np.ndarray, mne.BaseEpochs], np.ndarray]
 EYES = "eyes alone, AUC"
-N_BOOTSTRAP = 300  # of each interval: one is drawn for every fold
 
 
 def recordings_of(epochs: mne.BaseEpochs | Sequence[mne.BaseEpochs]) -> list[mne.BaseEpochs]:
@@ -125,7 +124,7 @@ def eyes_alone(
     tables = [relevance_control(recording, seed=seed, **settings) for recording in recordings]
     trials = pd.concat(tables, ignore_index=True)
     trials = trials if task is None else trials[trials["task"].astype(str) == task]
-    return replace(relevance_scores(trials, n_bootstrap=N_BOOTSTRAP, seed=seed)["pooled"], name=EYES)
+    return replace(relevance_scores(trials, seed=seed)["pooled"], name=EYES)
 
 
 def picture_groups(metadata: pd.DataFrame, column: str) -> pd.Series:

@@ -29,7 +29,6 @@ from brainedit.jobs.direction_arms import (
     shuffled_arm,
 )
 from brainedit.jobs.direction_inputs import (
-    N_BOOTSTRAP,
     Classifier,
     check_latents,
     classifier_name,
@@ -156,7 +155,7 @@ def find_direction(
     explicit, compared = explicit_direction(shown, trials, **arm), None
     if judge is not None:
         compared = compare_arms(found, shuffled, generator, judge, explicit=explicit, locks=held, seed=seed)
-    scores = relevance_scores(trials, n_bootstrap=N_BOOTSTRAP, seed=seed)
+    scores = relevance_scores(trials, seed=seed)
     eyes = eyes_alone(recordings, task=task, **scoring)
     return FoundDirection(
         found, control, trials, relevance, scores["pooled"], scores, eyes, shuffled, explicit, compared

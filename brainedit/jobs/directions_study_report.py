@@ -21,47 +21,47 @@ from brainedit.report import Section
 PUBLISHED_AUC = {"mean": 0.789, "SD": 0.081, "lowest": 0.550, "highest": 0.954}  # 240 of Davis et al., 2022
 SHOWN = ("smiles", "old")  # tasks whose faces are shown
 
-ORIGINAL = (
-    ("What is looked at", "In the original", "Here"),
+ORIGINAL = (  # what is looked at, in the original, here
     (
-        (
-            "first frame",
-            "Edits set a face's place along the direction, starting from the boundary: the first edited frame has "
-            "already jumped there.",
-            "Edits are steps from the face itself; a step of 0 is the face.",
-        ),
-        (
-            "dose",
-            "A face is moved until a predicted score passes a threshold made of the brain's scores, in all arms alike: "
-            "arms end at different lengths, and a longer edit may look like a better direction.",
-            "All arms take the same steps, and are compared at equal step, at equal loss of identity and as curves.",
-        ),
-        (
-            "thresholds",
-            "The lower threshold takes its spread from the other class, and both take in the face that is left out.",
-            "There are no thresholds. The two faces that a direction moves took no part in finding it.",
-        ),
-        (
-            "few faces for many dimensions",
-            "A support vector regression of 190 faces in 512 dimensions follows each of them.",
-            "Ridge, its penalty by generalised cross-validation; the predicted cosine says how near it comes, and "
-            "crowds show what more looks give. The original's regression stands beside it.",
-        ),
-        (
-            "length of a latent",
-            "The generator divides a latent by its length, so a straight step turns it ever less.",
-            "Steps are turns on a great circle, in degrees, where the generator does that.",
-        ),
-        (
-            "shuffled arm",
-            "One shuffle for each face that is moved, and no spread.",
-            "At least 100 shuffles for each size of crowd, with their spread.",
-        ),
-        (
-            "what any long step does",
-            "Faces are moved forwards alone.",
-            "Faces are moved both ways; a change is half the difference, so that what both have in common cancels.",
-        ),
+        "First frame",
+        "Edits set a face's place along the direction, starting from the boundary: the first edited "
+        "frame has already jumped there.",
+        "Edits are steps from the face itself; a step of 0 is the face.",
+    ),
+    (
+        "Dose",
+        "A face is moved until a predicted score passes a threshold made of the brain's scores, in all "
+        "arms alike: arms end at different lengths, and a longer edit may look like a better direction.",
+        "All arms take the same steps, and are compared at equal step, at equal loss of identity and as "
+        "curves.",
+    ),
+    (
+        "Thresholds",
+        "The lower threshold takes its spread from the other class, and both take in the face that is "
+        "left out.",
+        "There are no thresholds. The two faces that a direction moves took no part in finding it.",
+    ),
+    (
+        "Few faces for many dimensions",
+        "A support vector regression of 190 faces in 512 dimensions follows each of them.",
+        "Ridge, its penalty by generalised cross-validation; the predicted cosine says how near it "
+        "comes, and crowds show what more looks give. The original's regression stands beside it.",
+    ),
+    (
+        "Length of a latent",
+        "The generator divides a latent by its length, so a straight step turns it ever less.",
+        "Steps are turns on a great circle, in degrees, where the generator does that.",
+    ),
+    (
+        "Shuffled arm",
+        "One shuffle for each face that is moved, and no spread.",
+        "At least 100 shuffles for each size of crowd, with their spread.",
+    ),
+    (
+        "What any long step does",
+        "Faces are moved forwards alone.",
+        "Faces are moved both ways; a change is half the difference, so that what both have in common "
+        "cancels.",
     ),
 )
 
@@ -275,9 +275,9 @@ def _method_section(judges: Mapping[str, str]) -> Section:
         "What the original did and what is done here",
         [
             f"The original's faces were rated by people; here judges measure them ({named}). Where a judge also said "
-            "of which kind a simulated face is, it knows exactly what was looked for."
+            "of which kind a simulated face is, it knows exactly what was looked for.",
+            *(f"{what}. The original: {then} Here: {now}" for what, then, now in ORIGINAL),
         ],
-        table=ORIGINAL,
     )
 
 

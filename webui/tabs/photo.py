@@ -4,14 +4,14 @@ import functools
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainedit.crops import Crop, add_back, eyes_crop, paste_back
+from brainedit.crops import Crop, eyes_crop
 from webui import guards
 from webui.tabs import HEAVY, PRIVATE, panels, paragraph, result_html, with_progress
 from webui.tabs.directions import reliability_sentence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from brainedit.directions import Direction
     from brainedit.generators.base import Generator
+    from brainedit.inversion import Inversion
     from brainedit.inversion_encoder import InversionEncoder
     from brainedit.photo import PhotoEdit
 
@@ -47,7 +48,7 @@ class FoundFace:
     """
 
     key: tuple
-    edit: "PhotoEdit"
+    inversion: "Inversion"
 
 
 # the photograph and its eyes
@@ -182,10 +183,8 @@ def edited_photo(
         )
     space = "z" if direction.space == "z" else "w+"
     key = (str(path), path.stat().st_mtime_ns, tuple(sorted(eyes)), generator.sha256, space, steps)
-    moving = {"locks": locks, "path": path_in(generator, space, "auto"), "paste": paste}
-    if known is not None and known.key == key:
-        return _moved_again(generator, path, direction, known.edit, strength=strength, **moving), known
-    encoder = None if space == "z" else encoder_of(generator)
+    found = known.inversion if known is not None and known.key == key else None
+    encoder = None if space == "z" or found is not None else encoder_of(generator)
     edit = edit_photo(
         generator,
         path,
@@ -196,38 +195,12 @@ def edited_photo(
         encoder=encoder,
         n_restarts=N_RESTARTS if encoder is None else 1,
         steps=steps,
-        **moving,
+        found=found,
+        locks=locks,
+        path=path_in(generator, space, "auto"),
+        paste=paste,
     )
-    return edit, FoundFace(key, replace(edit, photo=np.empty((0, 0, 3), np.uint8), images=[]))
-
-
-def _moved_again(
-    generator: "Generator",
-    file: Path,
-    direction: "Direction",
-    found: "PhotoEdit",
-    *,
-    strength: float,
-    locks: "Sequence[Direction]",
-    paste: str,
-    **moving: Any,
-) -> "PhotoEdit":
-    """Another edit of a face that was found before."""
-    from brainedit.editing import edit
-    from brainedit.encoders.image import read_picture
-
-    space, latents = found.marks[0]["space"], found.inversion.latents
-    moves = [(direction, [strength])]
-    moved = edit(generator, latents, moves, space=space, locks=locks, **moving).detach()[0]  # (1, 3, h, w)
-    pixels = read_picture(file)
-    if paste == "change":
-        image = add_back(pixels, found.crop, moved[0] - found.inversion.images[0])
-    else:
-        image = paste_back(pixels, found.crop, moved[0])
-    told = {"name": direction.name, "scale": direction.scale, "strength": float(strength)}
-    told["simulated"] = bool(direction.provenance.get("simulated"))
-    mark = found.marks[0] | {"moves": [told], "locks": [lock.name for lock in locks], "paste": paste} | moving
-    return replace(found, photo=pixels, edited=moved, images=[image], marks=[mark])
+    return edit, FoundFace(key, edit.inversion) if found is None else known
 
 
 @functools.lru_cache(maxsize=1)
