@@ -56,13 +56,16 @@ def load_facecat(root: str | Path, *, subject: int | None = None, task: str | No
     people = _people(_read(path), path, subject)
     tasks = list(TASK_PAIRS) if task is None else [_task_name(task)]
     features, metadata = [], []
+    simulated = any(_is_simulated(parts) for parts in people.values())
     for person, parts in people.items():
         for name in tasks:
             x, y = _trials(parts, person, name, path)
             features.append(x)
             metadata.append(y.assign(subject=str(person), task=name, task_pair=TASK_PAIRS[name]))
         _warn_of_other_trials(parts, person)
-    table = pd.concat(metadata, ignore_index=True).assign(design_source="recorded")
+    table = pd.concat(metadata, ignore_index=True).assign(
+        design_source="simulated" if simulated else "recorded"
+    )
     known = table["stimulus"].isin(latents.index).to_numpy()
     if not known.any():
         raise ValueError(
@@ -126,6 +129,12 @@ def _people(db: Any, path: Path, subject: int | None) -> dict[int, Mapping]:
     if isinstance(subject, bool) or subject not in db:
         raise ValueError(f"{path} has no subject {subject!r}; it has {min(db)} to {max(db)}.")
     return {subject: db[subject]}
+
+
+def _is_simulated(parts: Any) -> bool:
+    """Whether a person's trials say so, as those of `simulate_facecat` do."""
+    note = parts.get("note") if isinstance(parts, Mapping) else None
+    return isinstance(note, str) and note.startswith("simulated")
 
 
 def _task_name(task: str) -> str:

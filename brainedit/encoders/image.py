@@ -17,17 +17,8 @@ from brainedit._check import pick
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000  # a picture larger than this is refused before it is decoded
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "MPO",
-    "WEBP",
-    "TIFF",
-    "BMP",
-    "GIF",
-    "PPM",
-    "JPEG2000",
-)  # not EPS, which is a program
+# of pictures; JPEG is MPO too; not EPS, which is a program
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 
 class ImageEncoder(nn.Module):

@@ -264,7 +264,7 @@ def _read(root: Path, generator: Generator) -> _Data:
             f"The faces in {root} were made by another generator (sha256 {maker[:12]}); {generator.name} has "
             f"{generator.sha256[:12]}."
         )
-    simulated = bool(truth.get("simulated")) or "simulated" in set(found.metadata["design_source"])
+    simulated = "simulated" in set(found.metadata["design_source"])
     return _Data(found, simulated, _files(root))
 
 
