@@ -220,10 +220,12 @@ def scores_html(scores: Sequence[Score]) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value as it is printed: three digits, "< .001" below, nothing for None."""
+    """A p value as it is printed: three decimals or two digits, "< .001" below, nothing for None."""
     if p is None:
         return ""
-    return "< .001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "< .001"
+    return f"{p:.2g}" if p < 0.01 else f"{p:.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

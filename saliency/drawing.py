@@ -41,10 +41,10 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def colour_bar(figure: Figure, axes: Axes, *, limit: float, unit: str, alpha: float) -> None:
+def colour_bar(figure: Figure, axes: Axes, *, limit: float, unit: str, alpha: float, size: float = 8) -> None:
     scale = ScalarMappable(Normalize(-limit, limit), on_white(alpha))
     bar = figure.colorbar(scale, cax=axes, ticks=[-limit, 0, limit])
     bar.ax.set_yticklabels([f"−{limit:.2g}", "0", f"+{limit:.2g}"])
-    bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET, pad=4)
+    bar.ax.tick_params(length=0, labelsize=size, labelcolor=QUIET, pad=4)
     bar.outline.set_visible(False)
-    bar.set_label(unit, fontsize=8, color=QUIET, labelpad=2)
+    bar.set_label(unit, fontsize=size, color=QUIET, labelpad=2)

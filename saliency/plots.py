@@ -112,18 +112,21 @@ def time_strip(
         raise ValueError(f"Need a title for each of {len(rows)} rows, got {len(titles)}.")
     limit = max(np.abs(values).max() for values in rows) or 1.0
     tall = picture.shape[0] / picture.shape[1]
-    figure = blank_figure(1.3 + 1.75 * (1 + len(windows)), 0.45 + 1.75 * tall * len(rows))
+    width = 1.3 + 1.75 * (1 + len(windows))
+    size = 9.5 * max(1.0, width / 9)  # points, so that it can be read where the strip is a page wide
+    figure = blank_figure(width, 0.45 + 1.75 * tall * len(rows))
     grid = figure.add_gridspec(len(rows), 1 + len(windows), wspace=0.03, hspace=0.03)
-    _strip_panel(figure, grid[0, 0], _bytes(picture), "Picture")
+    _strip_panel(figure, grid[0, 0], _bytes(picture), "Picture", size=size)
     for row, values in enumerate(rows):
         for column, (heat, (start, stop)) in enumerate(zip(values, windows, strict=True)):
-            span = f"{1e3 * start:.0f} to {1e3 * stop:.0f} ms" if row == 0 else ""
-            axes = _strip_panel(figure, grid[row, column + 1], overlay(image, heat, limit=limit), span)
+            span = f"{1e3 * start:.0f}–{1e3 * stop:.0f} ms" if row == 0 else ""
+            shown = overlay(image, heat, limit=limit)
+            axes = _strip_panel(figure, grid[row, column + 1], shown, span, size=size)
             if column == 0 and len(rows) > 1:
                 settings = {"rotation": 90, "ha": "right", "va": "center", "transform": axes.transAxes}
-                axes.text(-0.03, 0.5, titles[row], fontsize=9, color=QUIET, **settings)
+                axes.text(-0.03, 0.5, titles[row], fontsize=size, color=QUIET, **settings)
     bar = figure.axes[len(windows)].inset_axes([1.06, 0, 0.05, 1])  # beside the first row's last map
-    colour_bar(figure, bar, limit=limit, unit=unit, alpha=0.8)
+    colour_bar(figure, bar, limit=limit, unit=unit, alpha=0.8, size=size)
     return figure
 
 
@@ -151,11 +154,13 @@ def _window_maps(maps: Heat, windows: Sequence[tuple[float, float]]) -> np.ndarr
     return finite_values(maps)
 
 
-def _strip_panel(figure: Figure, cell: SubplotSpec, panel: np.ndarray, title: str) -> Axes:
+def _strip_panel(
+    figure: Figure, cell: SubplotSpec, panel: np.ndarray, title: str, *, size: float = 9.5
+) -> Axes:
     axes = figure.add_subplot(cell)
     axes.imshow(panel, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=5)
+    axes.set_title(title, loc="left", fontsize=size, color=INK, pad=5)
     return axes
 
 

@@ -186,6 +186,7 @@ def test_pictures_of_any_kind_become_the_same_bytes(tmp_path):
 def test_a_section_alone_is_the_page_s_own():
     assert section_html(Section("A & B", ["c"])) == "<section><h2>A &amp; B</h2><p>c</p></section>"
     assert (p_text(None), p_text(0.0004), p_text(0.0312)) == ("", "< .001", "0.031")
+    assert (p_text(0.0015), p_text(0.001)) == ("0.0015", "0.001")
     assert scores_text([SCORE, SCORE]).count("relevance AUC 0.750") == 2
 
 

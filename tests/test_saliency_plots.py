@@ -230,7 +230,7 @@ def test_a_strip_shares_one_limit_over_windows_and_control(tmp_path):
         assert np.array_equal(panel, overlay(picture(), heat, limit=4.0))
     figure.savefig(tmp_path / "figure.png")
     words = {text.get_text() for text in figure.findobj(lambda thing: hasattr(thing, "get_text"))}
-    assert {"Picture", "20 to 240 ms", "130 to 350 ms", "EEG", "Shuffled EEG", "F", "+4", "−4"} <= words
+    assert {"Picture", "20–240 ms", "130–350 ms", "EEG", "Shuffled EEG", "F", "+4", "−4"} <= words
 
 
 def test_a_strip_without_control_is_one_row(tmp_path):

@@ -118,7 +118,7 @@ def test_a_picture_that_trained_the_model_is_marked(demo):
     assert MEMORISED in html
     assert "EEG-dependence D" not in html  # no other picture came with it, and the page says what to do
     assert "There is no D: it needs 4 pictures" in html
-    assert "or run `brainedit saliency`" in html
+    assert "or run the command “brainedit saliency”" in html
 
 
 def test_an_upload_that_names_no_pictures_is_mapped_by_a_query(demo):

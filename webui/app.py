@@ -83,7 +83,7 @@ def build(demo: str | Path, *, generators: Sequence[str] = ()) -> "gr.Blocks":
                 gr.HTML(LEAD.format("The direction in which faces grow more relevant to the viewer."))
                 directions, directions_out, found = directions_tab(world, made)
             with gr.Tab("Edit"):
-                gr.HTML(LEAD.format("Move a new face along a direction."))
+                gr.HTML(LEAD.format("Move a face along a direction."))
                 edit, given, shown = edit_tab(world, made, found=found)
         quiet = {"api_visibility": "private", "concurrency_id": "heavy", "concurrency_limit": 1}
         page.load(edit, given, shown, api_visibility="private", show_progress="hidden")

@@ -25,13 +25,14 @@ COVERED = (
 N_PICTURES = 8  # D of the page is measured on so many, in a few seconds
 REFINING = "A coarse map; it grows finer."
 MEASURING = "Measuring whether the map comes from the EEG."
-UNTWINNED = "A model trained on this page has no twin; `brainedit train joint` trains one."
+UNTWINNED = "A model trained on this page has no twin; the command “brainedit train joint” trains one."
 COARSE_D = (
-    f"D is measured on at most {N_PICTURES} pictures with squares side by side; `brainedit saliency` takes 24 pictures "
-    "and squares that overlap."
+    f"D is measured on at most {N_PICTURES} pictures with squares side by side; the command “brainedit "
+    "saliency” takes 24 pictures and squares that overlap."
 )
 COMMAND = (
-    "Upload the recording's other pictures too, or run `brainedit saliency`, which finds them by itself."
+    "Upload the recording's other pictures too, or run the command “brainedit "
+    "saliency”, which finds them by itself."
 )
 STRETCHES = (
     "The map when only this stretch of the response is kept, the rest being the mean of the other trials. Below: "
@@ -153,9 +154,11 @@ def _verdict_html(maps: Any, dependence: Any) -> str:
 
     table = "" if dependence.result is None else scores_html([dependence_score(dependence.result)])
     trials = f"Mean of {maps.n_trials} trial{'s' * (maps.n_trials != 1)}. {map_sentence(maps)}"
+    verdict, dot, rest = verdict_of(maps, dependence).partition(". ")
     return "".join(
         (
-            paragraph(verdict_of(maps, dependence), "verdict"),
+            paragraph(verdict + dot.strip(), "verdict"),
+            paragraph(rest),
             table,
             paragraph(SEEN * (dependence.seen and bool(table))),
             paragraph(" ".join(left_out(dependence)), "soft"),
