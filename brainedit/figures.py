@@ -240,15 +240,20 @@ def comparison_figure(curves: pd.DataFrame, draws: dict[str, np.ndarray], *, lab
     return figure
 
 
-def identity_figure(table: pd.DataFrame, breaks: tuple[float | None, float | None]) -> Figure:
-    """Identity loss over strengths, with lines where identity breaks.
+def identity_figure(
+    table: pd.DataFrame, breaks: tuple[float | None, float | None], *, limit: float = 0.5
+) -> Figure:
+    """Identity loss over strengths, the limit dotted, with lines where identity breaks.
 
     table, breaks : of a `Scan`; where people judged the pictures their share is drawn instead of the loss
+    limit : of the loss, or of that share as part of what it is for the same picture
     """
     key = "taken_for_same" if "taken_for_same" in table else "identity_loss"
     figure = new_figure(5.2, 2.6)
     axes = figure.add_subplot()
     axes.plot(table["strength"], table[key], color=CALM, lw=1.8, marker="o", ms=3.5)
+    whole = 1.0 if key == "identity_loss" else table[key].max()
+    axes.axhline(limit * whole, color=SOFT, lw=1, ls=":")
     for at in breaks:
         if at is not None:
             axes.axvline(at, color=ACCENT, lw=1.2, ls="--")

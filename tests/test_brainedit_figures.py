@@ -122,7 +122,8 @@ def test_arms_have_their_interval_and_shuffled_ones_a_band():
 
 def test_identity_marks_where_it_breaks():
     axes = DRAWN["identity"]().axes[0]
-    loss, *marks = axes.lines
+    loss, limit, *marks = axes.lines
+    assert set(limit.get_ydata()) == {0.5}
     assert loss.get_ydata().tolist() == [0.6, 0.0, 0.3]
     assert [set(mark.get_xdata()) for mark in marks] == [{-1.5}]
     people = SCANNED.assign(taken_for_same=[0.1, 0.5, 0.2])

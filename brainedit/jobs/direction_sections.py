@@ -259,9 +259,7 @@ def identity_section(found: Scan) -> Section:
         "Identity loss: 0 is the same picture, 1 as far as two different samples are apart. Off prior: distance of the "
         "moved latents from the prior's mean; outside: share of them that 99.9 % of the samples do not reach.",
     ]
-    caption = "Median over the pictures."
-    if found.breaks != (None, None):
-        caption = "Median over the pictures; lines mark where identity breaks."
+    caption = "Median over the pictures; dotted: where identity breaks."
     pictures = [(figures.identity_figure(found.table, found.breaks), caption)]
     return Section(
         "Until when it is the same face", text, pictures=pictures, table=(("", *shown.values()), rows)
