@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/brainedit demo --out demo-result --overwrite
 
 test: $(VENV)/.ready
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 ui: $(VENV)/.ready
 	$(BIN)/brainedit ui --examples demo-result

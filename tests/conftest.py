@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own, quiet libraries, fixed seeds, small EEG with a planted pattern."""
 
+import os
 from types import SimpleNamespace
 
 import mne
@@ -12,7 +13,7 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Features that tests compute are never read from, nor left in, the user's cache."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
     with pytest.MonkeyPatch.context() as patch, mne.utils.use_log_level("error"):
         patch.setenv("BRAINEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
