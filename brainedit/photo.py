@@ -133,7 +133,7 @@ def edit_photo(
         images = [paste_back(pixels, crop, part, feather=feather) for part in edited]
     settings = {"space": space, "path": path, "paste": paste, "locks": [lock.name for lock in locks]}
     marks = _marks(generator, photo, moves, len(edited), settings)
-    warnings = tuple(_crop_warnings(pixels, crop, generator)) + found.warnings[0]
+    warnings = tuple(_crop_warnings(pixels, crop, generator, paste)) + found.warnings[0]
     return PhotoEdit(pixels, crop, before, found, edited, images, marks, warnings, colour_profile(photo))
 
 
@@ -188,7 +188,7 @@ def _crop(
     return square_crop(photo, 0, 0, width)
 
 
-def _crop_warnings(photo: np.ndarray, crop: Crop, generator: Generator) -> list[str]:
+def _crop_warnings(photo: np.ndarray, crop: Crop, generator: Generator, paste: str) -> list[str]:
     found = []
     within = crop.share_within(*photo.shape[:2])
     if within < 1:
@@ -200,9 +200,8 @@ def _crop_warnings(photo: np.ndarray, crop: Crop, generator: Generator) -> list[
     if crop.side < size:
         found.append(f"The crop of {crop.side:.0f} pixels was enlarged to the generator's {size}.")
     elif crop.side > 1.5 * size:
-        found.append(
-            f"The crop of {crop.side:.0f} pixels was reduced to the generator's {size}: the pasted face is blurred."
-        )
+        what = "the pasted face is blurred" if paste == "picture" else "only what is coarse can change"
+        found.append(f"The crop of {crop.side:.0f} pixels was reduced to the generator's {size}: {what}.")
     return found
 
 

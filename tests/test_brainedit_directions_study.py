@@ -204,18 +204,13 @@ def _task_result(task, wanted, size=1):
     return TaskResult(task, comparison, {}, pd.DataFrame())
 
 
-def test_tasks_are_pooled_with_the_wanted_score_first_and_a_crowd_as_one_unit():
+def test_tasks_are_pooled_with_the_wanted_score_first_and_people_as_units():
     results = [_task_result("old", 1.0), _task_result("young", 3.0)]
-    together = pooled(results, {1: [("a",), ("b",)]})
+    together = pooled(results)
     table = together.curves().set_index(["arm", "step"])
     assert table.loc[("brain, 1", 1.0), "change"] == pytest.approx(2.0)
     assert table.loc[("brain, 1", 1.0), "dependency_mean"] == pytest.approx(9.0)
-    assert table.loc[("brain, 1", 1.0), "n_units"] == 4
-    crowd = pooled(
-        [_task_result("old", 1.0, 2), _task_result("young", 3.0, 2)], {2: [("a", "b"), ("a", "b")]}
-    )
-    table = crowd.curves().set_index(["arm", "step"])
-    assert table.loc[("brain, 2", 1.0), "n_units"] == 2
+    assert table.loc[("brain, 1", 1.0), "n_units"] == 2
     assert table.loc[("random", 1.0), "n_units"] == 4
 
 

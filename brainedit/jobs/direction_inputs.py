@@ -98,6 +98,14 @@ def scored_trials(recordings: Sequence[mne.BaseEpochs], *, task: str | None, **s
     return trials if task is None else trials[trials["task"].astype(str) == task]
 
 
+def of_task(recordings: Sequence[mne.BaseEpochs], task: str | None) -> list[mne.BaseEpochs]:
+    """The trials of one task, or all where none is named."""
+    if task is None:
+        return list(recordings)
+    own = [(metadata_of(recording)["task"].astype(str) == task).to_numpy() for recording in recordings]
+    return [recording[mine] for recording, mine in zip(recordings, own, strict=True) if mine.any()]
+
+
 def classifier_name(classifier: Classifier) -> str:
     """What a file calls a classifier: a function's own name."""
     if isinstance(classifier, str):
@@ -107,16 +115,16 @@ def classifier_name(classifier: Classifier) -> str:
 
 def eyes_alone(
     recordings: Sequence[mne.BaseEpochs], *, task: str | None, seed: int = 0, **settings
-) -> Score | None:
-    """What the channels at the eyes alone give, by the same classifier; None where a recording has none.
+) -> Score | str:
+    """What the channels at the eyes alone give, by the same classifier; or why a recording cannot tell.
 
     A function of the user's is replaced by "lda": it may need all channels.
     """
     try:
         for recording in recordings:
             eye_channels(recording)
-    except ValueError:
-        return None
+    except ValueError as error:
+        return str(error)
     if callable(settings["method"]):
         settings["method"] = "lda"
     if settings.get("scheme") == "subject" and len(recordings) > 1:

@@ -13,7 +13,7 @@ from brainedit.directions import Direction, DirectionReliability
 from brainedit.editing import edit
 from brainedit.generators.base import Generator
 from brainedit.jobs.direction_arms import MULTIPLES
-from brainedit.jobs.direction_inputs import recordings_of
+from brainedit.jobs.direction_inputs import of_task, recordings_of
 from brainedit.relevance import metadata_of, target_mask
 from brainedit.report import Section, p_text
 from brainedit.strengths import Scan, scan
@@ -62,7 +62,7 @@ def relevance_section(
     found: "FoundDirection", epochs: mne.BaseEpochs | Sequence[mne.BaseEpochs], *, target: str
 ) -> Section:
     """Can single trials of targets be told, what do the eyes give, and may the scores carry the attribute itself?"""
-    recordings = recordings_of(epochs)
+    recordings = of_task(recordings_of(epochs), found.direction.provenance.get("task"))
     responses, n_shown = mean_responses(recordings, target)
     caption = "Targets and others; topographies of their difference."
     if n_shown < len(recordings):
@@ -71,7 +71,7 @@ def relevance_section(
         )
     text = ["Each trial is scored by a classifier that has not seen its fold.", *_folds_told(found)]
     text += [labels_sentence(found.direction), eyes_sentence(found)]
-    scores = [found.auc, found.scores["within folds"], *([found.eyes] if found.eyes is not None else [])]
+    scores = [found.auc, found.scores["within folds"], *([] if isinstance(found.eyes, str) else [found.eyes])]
     pictures = [(figures.response_figure(responses), caption)]
     return Section("Is the response to targets different?", text, scores, pictures)
 
@@ -104,14 +104,14 @@ def labels_sentence(direction: Direction) -> str:
 def eyes_sentence(found: "FoundDirection") -> str:
     """What the control by channels at the eyes means."""
     eyes = found.eyes
-    if eyes is None:
-        return "No channels lie near the eyes alone, so what eye movements and blinks would give was not measured."
+    if isinstance(eyes, str):
+        return f"What eye movements and blinks would give was not measured. {eyes}"
     if eyes.p is not None and eyes.p < SURE and eyes.value > eyes.chance:
         return (
             f"Channels at the eyes alone reach {eyes.value:.2f}: eye movements, blinks, or brain activity that is seen "
             "at the forehead too. This is a warning, not a proof: compare targets and others in the EOG."
         )
-    return f"Channels at the eyes alone do not tell targets (AUC {eyes.value:.2f}, {_p(eyes.p)})."
+    return f"Channels at the eyes alone were not shown to tell targets (AUC {eyes.value:.2f}, {_p(eyes.p)})."
 
 
 def _folds_told(found: "FoundDirection") -> list[str]:
@@ -133,16 +133,19 @@ def trust_sentence(direction: Direction) -> str:
     r = direction.reliability
     if not r:
         return f"How reliable {direction.name!r} is was not measured."
+    if "p" not in r:
+        return f"{direction.name!r} was found without a brain ({direction.provenance.get('method', 'unknown method')})."
     if r["p"] >= SURE:
         return f"Do not use {direction.name!r}: it predicts no better than permuted relevance ({_p(r['p'])})."
     said = f"{direction.name!r} predicts better than permuted relevance ({_p(r['p'])})"
     if "predicted_cosine" not in r:
         return f"{said}; directions from two halves of the data agree with cosine {r['split_half']:.2f}."
     low, high = r["predicted_interval"]
-    return (
+    told = (
         f"{said}; its cosine to the direction that infinitely many such pictures would give is about "
         f"{r['predicted_cosine']:.2f} ({low:.2f} to {high:.2f})."
     )
+    return f"{told} {locks_sentence(direction)}" if "orthogonal_to" in direction.provenance else told
 
 
 def reliability_section(direction: Direction) -> Section:
@@ -182,8 +185,8 @@ def locks_sentence(direction: Direction) -> str:
     names = ", ".join(repr(name) for name in direction.provenance["orthogonal_to"])
     left = direction.provenance["length_left"]
     return (
-        f"{left:.0%} of its length is left at right angles to {names}. The figures below are of the direction before "
-        "that."
+        f"These figures are of the direction before it was put at right angles to {names}, which left {left:.0%} of its "
+        "length."
     )
 
 
@@ -201,6 +204,8 @@ def looks_section(direction: Direction) -> Section:
     ]
     if trust.p >= SURE:
         text.append("No direction was shown, so these numbers are guesses.")
+    if "orthogonal_to" in direction.provenance:
+        text.append(locks_sentence(direction))
     figure = figures.learning_curve_figure(
         trust.learning_curve,
         n=trust.n,
@@ -287,6 +292,7 @@ def comparison_section(compared: Comparison) -> Section:
     table = compared.matched("step", level)
     rows = [_arm_row(compared, str(name), row, level) for name, row in table.iterrows()]
     head = ("", f"change of {compared.wanted}", "95 % interval", "of logged targets", "identity loss")
+    head += (f"change at identity loss {shared_loss(compared):.2f}",)
     head += ("selectivity",) if "selectivity" in table else ()
     figure = figures.comparison_figure(
         compared.curves(), draw_means(compared), label=f"change of {compared.wanted}, population SD"
@@ -300,16 +306,27 @@ def comparison_section(compared: Comparison) -> Section:
         "A judge flatters the direction that was found with it. Selectivity: change of the wanted score over the mean "
         "change of the others.",
     ]
-    title = f"How much {compared.wanted} an edit adds, at equal steps"
+    title = f"How far edits move {compared.wanted}, at equal steps"
     return Section(title, text, table=(head, rows), pictures=[(figure, caption)])
+
+
+def shared_loss(compared: Comparison) -> float:
+    """The identity loss at which arms are compared at equal cost: the least that a single direction reaches."""
+    table = compared.matched("step", float(compared.steps[-1]))
+    single = [name for name in table.index if name not in ("shuffled", "random")]
+    return float(table.loc[single, "identity_loss"].min())
 
 
 def shuffled_sentence(compared: Comparison) -> str:
     """How many of the shuffled directions move the score as far as the brain's."""
     draws = draw_means(compared)["shuffled"][:, -1]
     brain = float(compared.matched("step", float(compared.steps[-1])).loc["brain", "change"])
-    n = int((draws >= brain).sum())
-    return f"{n or 'None'} of {len(draws)} directions from shuffled EEG move {compared.wanted} as far as the brain's."
+    n = int((np.sign(brain) * draws >= abs(brain)).sum())
+    moves = "moves" if n == 1 else "move"
+    return (
+        f"{n or 'None'} of {len(draws)} directions from shuffled EEG {moves} {compared.wanted} as far as the brain's, the "
+        "same way."
+    )
 
 
 def draw_means(compared: Comparison) -> dict[str, np.ndarray]:
@@ -330,7 +347,13 @@ def _arm_row(compared: Comparison, name: str, row: dict, level: float) -> tuple[
         ratio = f"{value:.2f} ({low:.2f} to {high:.2f})"
     values = [f"{row['change']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}", ratio]
     values.append(f"{row['identity_loss']:.3f}")
-    return (name, *values, *([f"{row['selectivity']:.1f}"] if "selectivity" in row else []))
+    many = len(np.unique(compared.arms[name].units)) < len(
+        compared.arms[name].units
+    )  # a ratio of two zeros says nothing
+    cost = shared_loss(compared)
+    equal = compared.matched("identity_loss", cost).loc[name, "change"]
+    values.append(f"{equal:+.2f}" if np.isfinite(equal) else "–")
+    return (name, *values, *(["" if many else f"{row['selectivity']:.1f}"] if "selectivity" in row else []))
 
 
 # pictures

@@ -33,6 +33,7 @@ from brainedit.jobs.direction_inputs import (
     check_latents,
     classifier_name,
     eyes_alone,
+    of_task,
     picture_groups,
     read_latents_in,
     read_locks,
@@ -46,6 +47,7 @@ from brainedit.jobs.direction_sections import (
     compatibility_section,
     direction_sections,
     embedding_section,
+    shared_loss,
     strips,
     trust_sentence,
 )
@@ -76,7 +78,7 @@ class FoundDirection:
 
     control : the first of the shuffled directions, with the prior's scale
     auc : of the trials, all folds together; `scores` has it as "pooled", with "within folds" and each fold
-    eyes : the AUC that channels at the eyes alone give, None where there are none
+    eyes : the AUC that channels at the eyes alone give, or the sentence that says why there is none
     shuffled : 100 directions from relevance shuffled over the pictures (or their groups)
     explicit : the direction of the logged targets, None where all pictures were targets as often
     comparison : all arms at equal steps, None without a judge
@@ -88,7 +90,7 @@ class FoundDirection:
     relevance: pd.Series
     auc: Score
     scores: dict[str, Score]
-    eyes: Score | None
+    eyes: Score | str
     shuffled: list[Direction]
     explicit: Direction | None = None
     comparison: Comparison | None = None
@@ -297,6 +299,9 @@ def _result(
         level = float(found.comparison.steps[-1])
         table = found.comparison.matched("step", level)
         figures["comparison"] = {"step": level, "arms": table.to_dict("index")}
+        cost = shared_loss(found.comparison)
+        equal = found.comparison.matched("identity_loss", cost)
+        figures["comparison"] |= {"identity_loss": cost, "arms_at_identity_loss": equal.to_dict("index")}
     result = Result(
         job="directions",
         title=f"A direction from EEG: {direction.name}",
@@ -321,7 +326,8 @@ def _of_model(
 ) -> dict[str, Direction]:
     """What F and the EEG embeddings say of the same trials, with their sections and figures in the result."""
     result.stamp = stamp_of(joint)
-    epochs, name = together(recordings, "A joint model"), found.direction.name
+    epochs = together(of_task(recordings, settings["task"]), "A joint model")
+    name = found.direction.name
     asked = {key: settings[key] for key in ("target", "space", "seed")}
 
     def marked(direction: Direction) -> Direction:

@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mne
@@ -60,8 +60,8 @@ def davis_study(
 
     Each trial is scored by shrinkage LDA trained on the same person's other pairs of tasks. In each task a direction
     is found from each person's scores, and from those of crowds; it moves two faces of each person, one of the kind
-    and one not, which took no part in finding it. Beside it: the logged targets of the same faces (explicit), the
-    scores shuffled, and random directions, all at the same steps.
+    and one not, whose relevance took no part in finding it. Beside it, at the same steps: the logged targets of
+    the same faces (explicit), and, for two faces a draw, the scores shuffled and random directions.
 
     root : folder of facecat.xz and the faces' latents; None simulates 30 people who looked at the bundled faces
     generator : that made the faces
@@ -90,7 +90,13 @@ def davis_study(
         "seed": seed,
     }
     _check_settings(settings)
+    pair_scores(settings["judges"], next(iter(settings["judges"])))  # refuses a judge that is not there
     maker = load_generator(generator)
+    if not maker.normalises_z:
+        raise ValueError(
+            f"The study turns latents on a sphere, and {maker.name} does not normalise its z; take the generator that "
+            "made the faces, a Progressive GAN."
+        )
     data = _data(root, maker, settings)
     study = _measured(data, maker, settings, n_jobs)
     made, figures = sections(study, maker, settings["judges"])
@@ -303,6 +309,7 @@ def _write(folder: Path, study: Study, generator: Generator, *, simulated: bool)
         name = f"{task}, {len(crowd)} people"
         found = brain_direction(looks.latents, looks.brain, space="z", name=name, generator=generator)
         origin = {"simulated": simulated, "n_people": len(crowd), "study": "davis2022"}
-        replace(found, provenance=found.provenance | origin).save(
+        trust = asdict(looks.reliability())
+        replace(found, provenance=found.provenance | origin, reliability=trust).save(
             folder / "directions" / f"{task}.safetensors"
         )

@@ -13,7 +13,7 @@ from brainedit.attributes import face_attributes
 from brainedit.comparison import Scores, compare
 from brainedit.comparison_tables import ArmResult, Comparison
 from brainedit.datasets.facecat import TASK_PAIRS
-from brainedit.directions import Direction, brain_direction, reliability
+from brainedit.directions import Direction, DirectionReliability, brain_direction, reliability
 from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
 from brainedit.judges import judge
@@ -23,7 +23,6 @@ from brainedit.relevance_inputs import prepared
 PAIRS = tuple(dict.fromkeys(TASK_PAIRS.values()))
 WANTED = "wanted"
 _PAINTED = "painted/"
-_MOVED_BY_CROWDS = 10  # people whose faces a size of crowd moves, or one for each crowd where that is more
 _RELIABILITY = {"n_permutations": 200, "n_null": 1000, "n_splits": 20}
 
 Crowds = Mapping[int, Sequence[tuple[str, ...]]]
@@ -67,7 +66,10 @@ def run_task(
     """
     maker = load_generator(generator)
     arms, vectors, predicted = task_arms(task, trials, latents, seeds, crowds, n_shuffled, seed)
-    arms["random"] = random_directions(maker, space="z", n=n_shuffled, seed=seed + 1)
+    own = np.random.default_rng([seed, 1, list(TASK_PAIRS).index(task)]).integers(
+        2**31
+    )  # others in each task
+    arms["random"] = random_directions(maker, space="z", n=n_shuffled, seed=int(own))
     start = torch.tensor(latents.loc[seeds["stimulus"]].to_numpy(np.float32))
     found = compare(
         maker,
@@ -108,7 +110,7 @@ def task_arms(
         looks = {crowd: Looks.of(task, crowd, trials, latents, seeds) for crowd in dict.fromkeys(of_person)}
         for kind in ("brain", "explicit"):
             found = {crowd: look.direction(kind) for crowd, look in looks.items()}
-            arms[f"{kind}, {size}"] = [found[crowd] for crowd in of_person[: n_moved(of_person)]]
+            arms[f"{kind}, {size}"] = [found[crowd] for crowd in of_person]
             vectors[f"{kind}, {size}"] = {crowd: direction.vector for crowd, direction in found.items()}
         rng = np.random.default_rng([seed, size, list(TASK_PAIRS).index(task)])
         drawn = [looks[of_person[i % len(of_person)]].shuffled(rng) for i in range(n_shuffled)]
@@ -119,11 +121,6 @@ def task_arms(
         vectors[f"shuffled, {size}"] = {of_person[0]: drawn[0].vector}
         rows += [look.predicted() | {"size": size, "crowd": " ".join(crowd)} for crowd, look in looks.items()]
     return arms, vectors, pd.DataFrame(rows)
-
-
-def n_moved(of_person: Sequence[tuple[str, ...]]) -> int:
-    """How many people's faces the directions of one size move: everyone's for people alone, some for each crowd."""
-    return min(len(of_person), max(_MOVED_BY_CROWDS, len(set(of_person))))
 
 
 @dataclass(frozen=True)
@@ -170,9 +167,13 @@ class Looks:
         slope = fit.coefficients(rng.permutation(y))
         return Direction(slope / np.linalg.norm(slope), "z", 1.0, f"shuffled, {self.name}")
 
+    def reliability(self) -> DirectionReliability:
+        """Of the brain's direction."""
+        return reliability(self.latents, self.brain, **_RELIABILITY)
+
     def predicted(self) -> dict[str, float]:
         """Cosine to the direction of infinitely many looks, predicted from these, with its interval."""
-        found = reliability(self.latents, self.brain, **_RELIABILITY)
+        found = self.reliability()
         low, high = found.predicted_interval
         return {"predicted_cosine": found.predicted_cosine, "low": low, "high": high, "n": found.n}
 
@@ -185,6 +186,7 @@ def pair_scores(judges: Mapping[str, str], task: str) -> Scores:
     signs = {TASK_PAIRS[high]: 1.0 for high in judges}
     signs[TASK_PAIRS[task]] = 1.0 if task in judges else -1.0
     names = {TASK_PAIRS[high]: name for high, name in judges.items()}
+    made = {pair: judge(name) for pair, name in names.items()}
     if all(name.startswith(_PAINTED) for name in names.values()):  # one network reads them all at once
         table = face_attributes().table
         columns = {pair: name.removeprefix(_PAINTED) for pair, name in names.items()}
@@ -194,7 +196,6 @@ def pair_scores(judges: Mapping[str, str], task: str) -> Scores:
             return pd.DataFrame({pair: signs[pair] * found[columns[pair]] for pair in PAIRS})
 
         return painted
-    made = {pair: judge(name) for pair, name in names.items()}
 
     def scores(images: Tensor) -> pd.DataFrame:
         return pd.DataFrame({pair: signs[pair] * made[pair].score(images).numpy() for pair in PAIRS})
@@ -202,15 +203,16 @@ def pair_scores(judges: Mapping[str, str], task: str) -> Scores:
     return scores
 
 
-def pooled(results: Sequence[TaskResult], crowds: Crowds) -> Comparison:
-    """All tasks as one comparison, the wanted score of each first; units are directions, a crowd's in a task.
+def pooled(results: Sequence[TaskResult]) -> Comparison:
+    """All tasks as one comparison, the wanted score of each first.
 
-    Other scores keep no name: they are other pairs in other tasks.
+    Units are people for the brain's and the explicit arms (whose faces a direction moved, in all tasks), draws for the
+    others. Other scores keep no name: they are other pairs in other tasks.
     """
     first = results[0].comparison
     joined = {}
     for arm in first.arms:
-        parts = [_wanted_first(result, arm, number, crowds) for number, result in enumerate(results)]
+        parts = [_wanted_first(result, arm, number) for number, result in enumerate(results)]
         columns = {
             f.name: [getattr(part, f.name) for part in parts] for f in fields(ArmResult) if f.name != "kid"
         }
@@ -219,15 +221,11 @@ def pooled(results: Sequence[TaskResult], crowds: Crowds) -> Comparison:
     return Comparison(joined, first.steps, WANTED, [WANTED, *others], first.n_bootstrap, first.seed)
 
 
-def _wanted_first(result: TaskResult, arm: str, number: int, crowds: Crowds) -> ArmResult:
-    """One task's arm with the wanted score in the first column and units that no other task has."""
+def _wanted_first(result: TaskResult, arm: str, number: int) -> ArmResult:
+    """One task's arm with the wanted score in the first column; draws get units that no other task has."""
     found, own = result.comparison.arms[arm], result.comparison.attributes.index(result.comparison.wanted)
     order = [own, *(i for i in range(len(result.comparison.attributes)) if i != own)]
-    units = found.units
-    if arm.startswith(("brain", "explicit")):
-        of_person = crowds[int(arm.split(", ")[1])]
-        names = list(dict.fromkeys(of_person))
-        units = np.array([names.index(of_person[person]) for person in units])
+    units = found.units if arm.startswith(("brain", "explicit")) else 100_000 * number + found.units
     scored = {key: getattr(found, key)[..., order] for key in ("changes", "sizes", "drifts")}
     rest = {key: getattr(found, key) for key in ("losses", "off_prior", "mahalanobis", "degrees")}
-    return ArmResult(**scored, **rest, units=100_000 * number + units)
+    return ArmResult(**scored, **rest, units=units)

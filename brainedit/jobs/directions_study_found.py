@@ -12,6 +12,9 @@ from brainedit.comparison_tables import Comparison
 from brainedit.evaluation import auc
 from brainedit.jobs.directions_study_arms import Crowds, TaskResult, pooled
 
+# of a column over all tasks, whose scores are of another pair in each: their means and maxima say nothing
+_UNNAMED = ["others", "selectivity", "dependency_max"]
+
 
 @dataclass(frozen=True)
 class Study:
@@ -34,7 +37,7 @@ class Study:
     @cached_property
     def pooled(self) -> Comparison:
         """All tasks together."""
-        return pooled(self.results, self.crowds)
+        return pooled(self.results)
 
     @cached_property
     def levels(self) -> dict[str, float]:
@@ -44,12 +47,8 @@ class Study:
     @cached_property
     def matched(self) -> dict[str, pd.DataFrame]:
         """All arms, all tasks together, at each of the levels."""
-        unnamed = [
-            "others",
-            "selectivity",
-        ]  # signed means over pairs that differ from task to task say nothing
         return {
-            how: self.pooled.matched(how, level).drop(columns=unnamed) for how, level in self.levels.items()
+            how: self.pooled.matched(how, level).drop(columns=_UNNAMED) for how, level in self.levels.items()
         }
 
     @cached_property
@@ -76,7 +75,7 @@ class Study:
 
     def curves(self) -> pd.DataFrame:
         """`Comparison.curves` of all tasks together and of each, with the degrees that a step turns a face."""
-        tables = [self.pooled.curves().assign(task="all")]
+        tables = [self.pooled.curves().drop(columns=_UNNAMED).assign(task="all")]
         tables += [result.comparison.curves().assign(task=result.task) for result in self.results]
         return pd.concat(tables, ignore_index=True)
 
@@ -106,7 +105,7 @@ class Study:
             table[column] = alone[column].groupby(level=0).mean()
         for arm in ("brain", "explicit"):
             found = self.pooled.arms[f"{arm}, 1"]
-            who = np.array(self.order)[found.units % 100_000]
+            who = np.array(self.order)[found.units]
             table[f"change_{arm}"] = pd.Series(found.changes[:, -1, 0]).groupby(who).mean()
         return table.loc[sorted(self.order, key=int)]
 

@@ -82,12 +82,13 @@ def edit_photo_file(
     result.warnings += found.warnings
     result.sections[:0] = _sections(found, list(strengths), paste)
     with result_folder(out, overwrite=overwrite) as folder:
-        found.sheet(zoom=_zoom(maker.image_size)).save(folder / "sheet.png")
+        sheet = folder / "sheet.png"
+        save_marked(found.sheet(zoom=_zoom(maker.image_size)), sheet, found.marks[-1])
         np.save(folder / "latents.npy", found.inversion.latents.cpu().numpy())
         files = [found.save(folder / f"photo_{k:03d}.png", k=k) for k in range(len(found.images))]
         result.write(folder)
         if result.stamp:  # the band took the mark away
-            _mark_again(files, found)
+            _mark_again([*files, sheet], [*found.marks, found.marks[-1]], found)
     return Path(out)
 
 
@@ -138,8 +139,8 @@ def _zoom(size: int) -> int:
     return max(1, 128 // size)
 
 
-def _mark_again(files: Sequence[Path], found: PhotoEdit) -> None:
-    for file, mark in zip(files, found.marks, strict=True):
+def _mark_again(files: Sequence[Path], marks: Sequence[dict], found: PhotoEdit) -> None:
+    for file, mark in zip(files, marks, strict=True):
         with Image.open(file) as opened:
             stamped = opened.convert("RGB")
         save_marked(stamped, file, mark, colour_profile=found.colour_profile)

@@ -164,6 +164,10 @@ def _draw_faces(
         )
         kinds[task] = scores > np.median(scores)
         kinds[opposite] = ~kinds[task]
+        if not 0.4 <= kinds[task].mean() <= 0.6:
+            raise ValueError(
+                f"The judge {name!r} scores too many of the {n} faces alike: {kinds[task].sum()} are above the median."
+            )
     faces = pd.DataFrame(kinds, index=numbers)
     return faces, pd.DataFrame(latents.cpu().numpy(), index=[str(number) for number in numbers])
 
