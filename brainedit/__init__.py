@@ -40,7 +40,14 @@ _HOME = {
     "Direction": "directions",
     "brain_direction": "directions",
     "compatibility_direction": "directions",
+    "person_directions": "directions",
     "reliability": "directions",
+    "embedding_direction": "embedding_direction",
+    "interfacegan_direction": "latent_axes",
+    "sefa_directions": "latent_axes",
+    "ganspace_directions": "latent_axes",
+    "edit_photo": "photo",
+    "compare": "comparison",
     "edit": "editing",
     "auc_score": "evaluation",
 }
@@ -51,7 +58,9 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'brainedit' has no attribute {name!r}")
-    return getattr(import_module(f"brainedit.{_HOME[name]}"), name)
+    value = getattr(import_module(f"brainedit.{_HOME[name]}"), name)
+    globals()[name] = value  # else a module of the same name takes its place once it is loaded
+    return value
 
 
 def __dir__() -> list[str]:

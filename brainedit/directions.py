@@ -12,10 +12,10 @@ import torch
 from scipy import linalg
 
 from brainedit.crowds import person_slopes
+from brainedit.direction_reliability import DirectionReliability, LooksNeeded, reliability
 from brainedit.generators.base import SPACES, Generator
 from brainedit.relevance import metadata_of, target_mask
 from brainedit.relevance_inputs import HIERARCHICAL, joined_people, prepared
-from brainedit.reliability import DirectionReliability, LooksNeeded, reliability
 from brainedit.slopes import Ridge, contrast, cosine, trial_controls, unit
 
 if TYPE_CHECKING:
@@ -110,6 +110,16 @@ class Direction:
         Source: Shen et al., TPAMI 2020 (conditional manipulation); pivoted QR takes any number of conditions.
         """
         for other in others:
+            if not isinstance(other, Direction):
+                raise ValueError(
+                    f"A direction is put at right angles to one Direction after another; got {type(other).__name__}."
+                )
+            makers = [d.provenance.get("generator_sha256") for d in (self, other)]
+            if None not in makers and makers[0] != makers[1]:
+                raise ValueError(
+                    f"{other.name!r} was found in another generator (sha256 {makers[1][:12]}) than {self.name!r} "
+                    f"({makers[0][:12]})."
+                )
             if (other.space, other.vector.shape) != (self.space, self.vector.shape):
                 raise ValueError(
                     f"{other.name!r} lives in {other.space!r} {other.vector.shape}, "

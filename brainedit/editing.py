@@ -76,6 +76,7 @@ def edit_latents(
 ) -> Tensor:
     """The moved latents (n, ...) or, for a sequence of k strengths, (n, k, ...); settings as in `edit`."""
     latents = generator.check_latents(latents, space=space)
+    _check_moves(moves)
     path = path_in(generator, space, path)
     if layers is not None and space != "w+":
         raise ValueError(f"Layers can be chosen in 'w+' only; the latents are in {space!r}.")
@@ -93,6 +94,12 @@ def edit_latents(
         return _turned(latents, shift, [lock.vector for lock in locks])
     shift = torch.as_tensor(shift, dtype=latents.dtype, device=latents.device)
     return latents[:, None] + shift if lengths else latents + shift
+
+
+def _check_moves(moves: Moves) -> None:
+    pairs = [isinstance(move, tuple | list) and len(move) == 2 for move in moves]
+    if not all(pairs) or not all(isinstance(move[0], Direction) for move in moves):
+        raise ValueError("Moves are a list of (direction, strength) pairs, such as [(smile, 2.0)].")
 
 
 def step_of(

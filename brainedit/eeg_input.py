@@ -155,7 +155,7 @@ class EEGInput(nn.Module):
         return torch.from_numpy(prepared)
 
     def forward(self, eeg: Tensor) -> Tensor:
-        x = (eeg - self.mean) / self.std
+        x = self._scaled(eeg)
         if self.settings["whiten"] == "channels_times":
             return (x.flatten(1) @ self.whitener).view_as(x)
         return self.whitener @ x if self.settings["whiten"] == "channels" else x
@@ -167,7 +167,7 @@ class EEGInput(nn.Module):
         # filled and not collected: small results between large temporaries keep these from being used again
         sketches, n = np.empty((len(eeg), SKETCH_DIMS), np.float32), _at_once(n_values)
         for start in range(0, len(eeg), n):
-            x = ((eeg[start : start + n] - self.mean) / self.std).flatten(1).double().cpu()
+            x = self._scaled(eeg[start : start + n]).flatten(1).double().cpu()
             sketches[start : start + n] = (x @ directions / x.norm(dim=1, keepdim=True)).numpy()
         return sketches
 
@@ -177,6 +177,15 @@ class EEGInput(nn.Module):
             for chunk in eeg.split(_at_once(self.mean.numel())):
                 chunk.copy_(self(chunk))
         return eeg
+
+    def _scaled(self, eeg: Tensor) -> Tensor:
+        """Trials less the mean, in standard deviations; one channel or sample would fit by broadcasting too."""
+        n_channels, n_times = len(self.channels), self.n_times
+        if eeg.ndim != 3 or eeg.shape[1:] != (n_channels, n_times):
+            raise ValueError(
+                f"Need EEG (n, {n_channels}, {n_times}) as prepare_eeg gives it, got {tuple(eeg.shape)}."
+            )
+        return (eeg - self.mean) / self.std
 
 
 def _chosen_channels(epochs: mne.BaseEpochs, channels: list[str] | str | None) -> list[str]:

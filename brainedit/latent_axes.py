@@ -3,71 +3,97 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from brainedit.directions import Direction, prior_scale
 from brainedit.generators.base import Generator
+from brainedit.relevance_inputs import joined
 
 _MIN_EXTREMES = 10  # a side
+_N_AXES = 10  # directions when none are asked for
 _N_PRIOR = 10_000  # samples that give the scale, as in `prior_scale`
 _NO_BRAIN = "no brain took part"
 
 
 def interfacegan_direction(
+    latents: pd.DataFrame,
+    labels: pd.Series,
+    *,
+    space: str,
+    name: str = "",
+    share: float = 0.02,
+    generator: Generator | None = None,
+    seed: int = 0,
+) -> Direction:
+    """The normal of the plane between pictures of high labels and pictures of low ones, joined by stimulus.
+
+    latents : one row a stimulus, n_dims columns
+    labels : one number a stimulus: scores, such as those of `scored_samples`, or two values, such as 0 and 1
+    space : of the latents, "z" or "w" (a direction in w serves w+)
+    share : of the stimuli that each extreme takes; where labels have two values, all stimuli of a value are one
+    generator : gives the scale (10,000 prior samples) and the sha256, and brings z to the sphere where only its
+        direction matters; without it the scale is that of `latents`, and z is taken as it is
+
+    The reliability dict holds how well the plane tells pictures that did not fit it: accuracy_validation (three
+    tenths of the extremes), and accuracy_rest, of the ambiguous ones between them, told above from below their
+    middle score. Both are balanced, chance is .5; accuracy_rest is None where nothing is left or all score alike.
+    The boundary takes no account of other attributes that go with the labels: see `Direction.orthogonal_to`.
+
+    Raises ValueError when stimuli do not match, a label is no number, an extreme has fewer than 10 stimuli, or the
+    scores do not tell the extremes.
+    Source: Shen et al., CVPR 2020 (10,000 of 500,000 samples a side, linear SVM). Differs: latents come in units
+    of their own standard deviation, so that the SVM's C = 1 means the same in w; both extremes weigh alike where
+    one is larger; accuracies are balanced; the rest is halved at its median, not at the middle of the range.
+    """
+    x, scores = _labelled(latents, labels, space, generator)
+    low, rest, high = _extremes(scores, share)
+    raw = x
+    if space == "z" and generator is not None and generator.normalises_z:
+        x = x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
+    x = (x - x.mean(0)) / x.std(0).mean()
+    normal, found = _boundary(x, scores, (low, rest, high), np.random.default_rng(seed))
+    provenance = {
+        "method": "interfacegan",
+        "supervision": f"labels of pictures; {_NO_BRAIN}",
+        "n": len(scores),
+        "n_extremes": len(low) + len(high),
+        "seed": seed,
+        "generator_sha256": generator.sha256 if generator is not None else None,
+        "scale_from": "prior" if generator is not None else "latents",
+    }
+    scale = float((raw @ normal).std()) if generator is None else prior_scale(generator, normal, space)
+    return Direction(normal, space, scale, name, provenance, found)
+
+
+def scored_samples(
     generator: Generator,
     score: Callable[[Tensor], Tensor],
     *,
     space: str,
-    name: str,
     n: int = 10_000,
-    share: float = 0.02,
     seed: int = 0,
-) -> Direction:
-    """The normal of the plane between the samples that score highest and those that score lowest.
+) -> tuple[pd.DataFrame, pd.Series]:
+    """n latents of the prior (n, n_dims) and the scores (n,) of their pictures, for `interfacegan_direction`.
 
     score : pictures (n, 3, height, width), 0 to 1 -> (n,), such as `Judge.score`
-    space : "z" or "w" (a direction in w serves w+); z is brought to the sphere where only its direction matters
-    share : of the n samples that each extreme takes
 
-    The reliability dict holds how well the plane tells pictures that did not fit it: accuracy_validation (three
-    tenths of the extremes), and accuracy_rest, of the ambiguous samples between them, told above from below their
-    middle score. Both are balanced, chance is .5; accuracy_rest is None where nothing is left or all score alike.
-    The boundary takes no account of other attributes that go with the score: see `Direction.orthogonal_to`.
-
-    Raises ValueError for fewer than 10 samples an extreme, NaN scores, or scores that do not tell the extremes.
-    Source: Shen et al., CVPR 2020 (10,000 of 500,000 samples a side, linear SVM). Differs: latents come in units
-    of their own standard deviation, so that the SVM's C = 1 means the same in w; accuracies are balanced; the
-    rest is halved at its median, not at the middle of the range.
+    Raises ValueError for a space that the generator lacks, or scores that are not one finite number a picture.
     """
-    if space == "w+":
-        raise ValueError("Look for the boundary in 'w': it serves 'w+' by broadcast over the layers.")
-    n_side = _extreme_size(n, share)
     latents = generator.sample(n, space=space, seed=seed)
-    scores = _scores(generator, score, latents, space, name)
-    x = latents.double().cpu().numpy()
-    if space == "z" and generator.normalises_z:
-        x *= np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
-    x = (x - x.mean(0)) / x.std(0).mean()
-    normal, found = _boundary(x, scores, n_side, np.random.default_rng(seed))
-    provenance = {
-        "method": "interfacegan",
-        "supervision": f"scores of generated pictures; {_NO_BRAIN}",
-        "n": n,
-        "n_extremes": 2 * n_side,
-        "seed": seed,
-        "generator_sha256": generator.sha256,
-        "scale_from": "prior",
-    }
-    return Direction(normal, space, prior_scale(generator, normal, space), name, provenance, found)
+    scores = _scores(generator, score, latents, space)
+    table = pd.DataFrame(latents.double().flatten(1).cpu().numpy())
+    return table, pd.Series(scores, index=table.index)
 
 
 def sefa_directions(
-    generator: Generator, *, n: int = 5, layers: Sequence[int] | None = None
+    generator: Generator, *, n: int | None = None, layers: Sequence[int] | None = None
 ) -> list[Direction]:
     """The n orthogonal directions that move the first features after the latent most, the strongest first.
 
+    n : 10 when None, or all where there are fewer
     layers : the w+ layers whose weights count and that move, e.g. range(4, 8); None takes all layers, in w. A
         generator without w has one matrix, from z to its first map, and takes None
 
@@ -93,13 +119,14 @@ def ganspace_directions(
     generator: Generator,
     *,
     space: str = "w",
-    n: int = 10,
+    n: int | None = None,
     n_samples: int = 10_000,
     layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> list[Direction]:
     """The first n principal components of w, the one of largest variance first.
 
+    n : 10 when None, or all where there are fewer
     layers : the w+ layers that move, e.g. range(4, 8); None moves all, in w
 
     They belong to the prior alone: what each does has to be looked at. The sign is arbitrary; the entry of largest
@@ -127,6 +154,57 @@ def ganspace_directions(
     return _directions(generator, vectors, values, "w", chosen, "GANSpace", origin)
 
 
+def _labelled(
+    latents: pd.DataFrame, labels: pd.Series, space: str, generator: Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latents (n, n_dims) and labels (n,), row for row the same stimulus."""
+    if space not in ("z", "w"):
+        raise ValueError(
+            f"Look for the boundary in 'z' or in 'w', which serves 'w+' by broadcast over the layers; got {space!r}."
+        )
+    if not isinstance(latents, pd.DataFrame) or not isinstance(labels, pd.Series):
+        raise ValueError(
+            "Need latents as a DataFrame and labels as a Series, one row a stimulus; got "
+            f"{type(latents).__name__} and {type(labels).__name__}."
+        )
+    if not pd.api.types.is_numeric_dtype(labels):
+        raise ValueError(
+            f"Labels are numbers, higher for what the direction points to; got {labels.iloc[0]!r}."
+        )
+    if generator is not None and (latents.shape[1],) != generator.latent_shape(space):
+        raise ValueError(
+            f"{generator.name} has latents {generator.latent_shape(space)} in {space!r}; these have "
+            f"{latents.shape[1]} numbers."
+        )
+    joined(latents, labels)  # its checks; the latents are needed uncentred
+    x = latents.to_numpy(dtype=np.float64)
+    if not np.ptp(x, axis=0).any():
+        raise ValueError(f"All {len(x)} latents are the same; a boundary needs them to differ.")
+    return x, labels.loc[latents.index].to_numpy(dtype=np.float64)
+
+
+def _extremes(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the low extreme, of the rest between, and of the high extreme; two values leave no rest."""
+    order = np.argsort(scores, kind="stable")
+    values = np.unique(scores)
+    if len(values) == 2:
+        n_low, n_high = (int((scores == value).sum()) for value in values)
+        if min(n_low, n_high) < _MIN_EXTREMES:
+            raise ValueError(
+                f"Need {_MIN_EXTREMES} or more samples of each label; {n_low} are {values[0]:g} and {n_high} are "
+                f"{values[1]:g}."
+            )
+    else:
+        n_low = n_high = _extreme_size(len(scores), share)
+    low, rest, high = np.split(order, [n_low, len(order) - n_high])
+    if not scores[low[-1]] < scores[high[0]]:
+        raise ValueError(
+            f"The scores do not tell the extremes apart: the lowest {n_low} of {len(scores)} reach up to "
+            f"{scores[low[-1]]:g}, the highest begin at {scores[high[0]]:g}."
+        )
+    return low, rest, high
+
+
 def _extreme_size(n: int, share: float) -> int:
     """How many samples each extreme takes."""
     if not 0 < share <= 0.5:
@@ -140,11 +218,11 @@ def _extreme_size(n: int, share: float) -> int:
 
 
 def _scores(
-    generator: Generator, score: Callable[[Tensor], Tensor], latents: Tensor, space: str, name: str
+    generator: Generator, score: Callable[[Tensor], Tensor], latents: Tensor, space: str
 ) -> np.ndarray:
     """Scores (n,) of the pictures that latents make."""
     batches = generator.synthesize_batches(latents, space=space)
-    bar = tqdm(batches, desc=f"judging {name}", total=-(-len(latents) // 32), delay=2)
+    bar = tqdm(batches, desc="judging samples", total=-(-len(latents) // 32), delay=2)
     with torch.no_grad():
         parts = [torch.as_tensor(score(images)).double().cpu() for images in bar]
     wrong = next((tuple(part.shape) for part in parts if part.ndim != 1), None)
@@ -159,21 +237,20 @@ def _scores(
 
 
 def _boundary(
-    x: np.ndarray, scores: np.ndarray, n_side: int, rng: np.random.Generator
+    x: np.ndarray,
+    scores: np.ndarray,
+    extremes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, float | int | None]]:
     """Unit normal (n_dims,) towards higher scores, and how well the plane tells what did not fit it."""
     from sklearn.svm import SVC
 
-    order = np.argsort(scores, kind="stable")
-    low, rest, high = np.split(order, [n_side, len(order) - n_side])
-    if not scores[low[-1]] < scores[high[0]]:
-        raise ValueError(
-            f"The scores do not tell the extremes apart: the lowest {n_side} of {len(scores)} reach up to "
-            f"{scores[low[-1]]:g}, the highest begin at {scores[high[0]]:g}."
-        )
-    n_fit = n_side - max(1, round(0.3 * n_side))
-    fit, held = zip(*(np.split(rng.permutation(side), [n_fit]) for side in (low, high)), strict=True)
-    model = SVC(kernel="linear").fit(x[np.concatenate(fit)], np.repeat([False, True], n_fit))
+    low, rest, high = extremes
+    n_fit = [len(side) - max(1, round(0.3 * len(side))) for side in (low, high)]
+    sides = zip((low, high), n_fit, strict=True)
+    fit, held = zip(*(np.split(rng.permutation(side), [n]) for side, n in sides), strict=True)
+    model = SVC(kernel="linear", class_weight="balanced")
+    model.fit(x[np.concatenate(fit)], np.repeat([False, True], n_fit))
     held = np.concatenate(held)
     found = {
         "accuracy_validation": _accuracy(model.predict(x[held]), scores[held] > scores[low[-1]]),
@@ -208,11 +285,12 @@ def _checked_layers(generator: Generator, layers: Sequence[int] | None) -> list[
     return chosen
 
 
-def _top_axes(matrix: np.ndarray, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The n largest eigenvalues as shares of their sum (n,), and their unit eigenvectors (n, n_dims), signed."""
+def _top_axes(matrix: np.ndarray, n: int | None, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The n largest eigenvalues (None: up to 10) as shares of their sum (n,), and their unit eigenvectors (n, n_dims), signed."""
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = values[::-1], vectors.T[::-1]
     rank = int((values > 1e-10 * max(values[0], 0)).sum())
+    n = max(1, min(_N_AXES, rank)) if n is None else n
     if not 1 <= n <= rank:
         raise ValueError(f"{what}: {rank} axes along which anything varies; {n} were asked for.")
     vectors = vectors[:n]

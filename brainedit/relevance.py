@@ -80,7 +80,9 @@ def score_trials(
     Source: Davis et al., CVPR 2022 (shrinkage LDA on window means). Differs: priors are equal and scores are
     centred per fold.
     """
-    windows = _chosen_windows(preset, Windows(tmin, tmax, n_windows))
+    if n_windows != int(n_windows) or n_windows < 1:
+        raise ValueError(f"The number of windows is a whole number from 1 on; got {n_windows}.")
+    windows = _chosen_windows(preset, Windows(tmin, tmax, int(n_windows)))
     calibrate = calibrate or ("platt" if method == "auto" else "none")
     pick("calibration", calibrate, {"none": None, **CALIBRATIONS})
     if not callable(method):
@@ -169,6 +171,8 @@ def _check_query(target: str) -> None:
 
 def metadata_of(epochs: mne.BaseEpochs) -> pd.DataFrame:
     """The epochs' metadata, one row a trial in their order; ValueError where there are none."""
+    if not hasattr(epochs, "metadata"):
+        raise ValueError(f"Need mne.Epochs, whose metadata say what was shown; got {type(epochs).__name__}.")
     if epochs.metadata is None:
         raise ValueError("The epochs have no metadata; a target is a query on it, e.g. \"label == 'smile'\".")
     return epochs.metadata.reset_index(drop=True)
@@ -281,8 +285,22 @@ def _eeg(epochs: mne.BaseEpochs) -> np.ndarray:
 
 def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.ndarray:
     """The fold of each trial, (n,) str; tenths of the pictures for "stimulus"."""
-    if scheme == "task_pair" and "task_pair" in metadata:
-        column = "task_pair"
+    if scheme == "task_pair":
+        column = task_pair_column(metadata)
+        if column == "task":
+            logger.warning(
+                "The metadata have no column `task_pair`, so a task is scored by training on all others. Where one of "
+                "them looks for the opposite, its trials teach the attribute with the wrong sign: name the pairs."
+            )
+    elif (
+        scheme not in ("subject", "stimulus") and metadata.get("task", pd.Series(dtype=object)).nunique() > 1
+    ):
+        logger.warning(
+            "There are %d tasks, and the scheme %r trains within them, on the labels of what was looked for: its "
+            "scores may carry the attribute and not relevance. Prefer scheme='task_pair'.",
+            metadata["task"].nunique(),
+            scheme,
+        )
     fold = unit_names(metadata, column)
     names = np.unique(fold)
     if len(names) < 2:
@@ -294,6 +312,11 @@ def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.nd
         tenth = {name: f"tenth {i % N_STIMULUS_FOLDS}" for name, i in zip(names, order, strict=True)}
         fold = np.array([tenth[name] for name in fold])
     return fold
+
+
+def task_pair_column(metadata: pd.DataFrame) -> str:
+    """Which column the scheme "task_pair" leaves out: the pairs where they are named, else each task."""
+    return "task_pair" if "task_pair" in metadata else "task"
 
 
 def _people(metadata: pd.DataFrame, scheme: str) -> np.ndarray:

@@ -22,6 +22,7 @@ def prepared(
 
     Raises ValueError for stimuli that do not match, too few, constant relevance, NaN, or an unknown method.
     """
+    _check_tables(latents, relevance)
     if method == HIERARCHICAL:
         return _prepared_crowd(latents, relevance)
     make = pick("direction method", method, METHODS | {HIERARCHICAL: None})
@@ -32,6 +33,17 @@ def prepared(
         )
     x, y = joined(latents, relevance)
     return make(x), y
+
+
+def _check_tables(latents: object, relevance: object) -> None:
+    if not isinstance(latents, pd.DataFrame):
+        raise ValueError(f"Need latents as a DataFrame, one row a stimulus; got {_kind(latents)}.")
+    if not isinstance(relevance, pd.Series | pd.DataFrame):
+        raise ValueError(f"Need relevance as a Series, one number a stimulus; got {_kind(relevance)}.")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def joined(latents: pd.DataFrame, relevance: pd.Series) -> tuple[np.ndarray, np.ndarray]:

@@ -22,15 +22,24 @@ def pool_relevance(
 ) -> pd.Series:
     """Relevance of each picture, 0 to 1: the mean of its trials' log-odds, over repeats and people.
 
-    trials : as `score_trials` gives them; several people's tables may be concatenated. Trials of several tasks are
-        pooled as they are: give one task's
-    weights : weight of each subject, indexed by subject; all equal when None. "reliability" estimates them from how
-        well each person's scores tell targets on other pictures, see `reliability_weights`
+    trials : as `score_trials` gives them; several people's tables may be concatenated. Give one task's: those of
+        several are pooled as they are, with a warning
+    weights : weight of each subject, 0 or more, indexed by subject; all equal when None. "reliability" estimates
+        them from how well each person's scores tell targets on other pictures, see `reliability_weights`
     how : "log_odds", or "mean" for the plain mean of probabilities, the reference (Brainsourcing, CHI 2020)
 
     Raises ValueError when the trials do not name the picture, a probability is missing, or a subject has no weight.
     """
     _check(trials, by)
+    tasks = trials["task"].dropna().unique() if "task" in trials else []
+    if len(tasks) > 1:
+        logger.warning(
+            "Trials of %d tasks are pooled (%s, ...), though a picture may be a target in one of them alone; give one "
+            "task's, such as trials[trials['task'] == %r].",
+            len(tasks),
+            tasks[0],
+            tasks[0],
+        )
     if how == "mean":
         values = trials["probability"]
     else:
@@ -41,13 +50,30 @@ def pool_relevance(
         own = pick("weights", weights, {"reliability": reliability_weights})(trials, by=by, seed=seed)
         weight = pd.Series(own, index=trials.index)
     elif weights is not None:
+        weights = _checked_weights(weights)
+        if "subject" not in trials:
+            raise ValueError("Weights are those of subjects, and the trials do not name theirs.")
         missing = sorted(set(trials["subject"]) - set(weights.index))
         if missing:
             raise ValueError(f"Subject {missing[0]!r} and {len(missing) - 1} more have no weight.")
         weight = trials["subject"].map(weights)
     sums = pd.DataFrame({"x": values * weight, "w": weight}).groupby(trials[by]).sum()
+    if not (sums["w"] > 0).all():
+        raise ValueError(
+            f"{sums.index[~(sums['w'] > 0)][0]!r} was seen by people of weight 0 alone; leave it out, or weigh them."
+        )
     pooled = sums["x"] / sums["w"]
     return (pooled if how == "mean" else 1 / (1 + np.exp(-pooled))).rename("relevance")
+
+
+def _checked_weights(weights: pd.Series) -> pd.Series:
+    values = pd.Series(weights, dtype=float)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        raise ValueError(
+            f"A weight is a number of 0 or more; {values.index[bad][0]!r} has {values[bad].iloc[0]}."
+        )
+    return values
 
 
 def reliability_weights(trials: pd.DataFrame, *, by: str = "stimulus", seed: int = 0) -> np.ndarray:
@@ -134,6 +160,14 @@ def _or_equal(weight: np.ndarray, picture: np.ndarray) -> np.ndarray:
 def _check(trials: pd.DataFrame, by: str) -> None:
     if by not in trials or trials[by].isna().any():
         raise ValueError(f"Pooling by {by!r} needs that column filled in the trial scores.")
+    if not len(trials) or "probability" not in trials:
+        raise ValueError(
+            f"Pooling needs trials with a probability each; there are {len(trials)}, with "
+            f"{', '.join(map(str, trials.columns))}."
+        )
     missing = trials["probability"].isna().sum()
     if missing:
         raise ValueError(f"Pooling needs a probability of each trial; {missing} of {len(trials)} are NaN.")
+    low, high = trials["probability"].min(), trials["probability"].max()
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"Probabilities lie between 0 and 1; these go from {low:.3g} to {high:.3g}.")

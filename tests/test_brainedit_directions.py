@@ -1,6 +1,8 @@
 """Directions: planted truths, closed forms against scikit-learn, controls on noise, files and refusals."""
 
 import pickle
+import subprocess
+import sys
 import time
 
 import mne
@@ -358,3 +360,26 @@ def test_embeddings_with_nan_are_refused():
 
 def test_prior_scale_of_z_is_1():
     assert prior_scale(LinearPictures(), np.eye(12)[0], "z") == pytest.approx(1.0, abs=0.03)
+
+
+def test_public_names_stay_what_they_are():
+    code = "import brainedit, brainedit.direction_reliability\n"
+    code += "for name in brainedit.__all__ * 2:\n    assert callable(getattr(brainedit, name)), name\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_directions_of_two_generators_are_not_compared():
+    one, other = (
+        Direction(vector, "z", 1.0, "d", {"generator_sha256": 64 * sha})
+        for vector, sha in zip(np.eye(2), "ab", strict=True)
+    )
+    with pytest.raises(ValueError, match="found in another generator"):
+        one.orthogonal_to(other)
+    with pytest.raises(ValueError, match="got list"):
+        one.orthogonal_to([other])
+
+
+@pytest.mark.parametrize(("latents", "relevance"), [(None, pd.Series([1.0])), (pd.DataFrame([[1.0]]), None)])
+def test_latents_without_relevance_and_the_reverse_are_one_sentence(latents, relevance):
+    with pytest.raises(ValueError, match="got None"):
+        brain_direction(latents, relevance, space="z")

@@ -16,7 +16,7 @@ from brainedit.datasets.latents import read_latents, write_latents
 from brainedit.directions import Direction, brain_direction
 from brainedit.erp_classifiers import window_means
 from brainedit.evaluation import auc
-from brainedit.jobs import directions_study
+from brainedit.jobs import directions_study, directions_study_arms
 from brainedit.jobs.directions_study import davis_study, draw_crowds, draw_seeds, score_people, window_epochs
 from brainedit.jobs.directions_study_arms import Looks, TaskResult, pair_scores, pooled, step_of, task_arms
 from brainedit.relevance import pool_relevance
@@ -178,9 +178,13 @@ def test_the_other_pole_of_a_pair_is_scored_with_the_other_sign():
     assert old["female/male"][0] > 0.7
 
 
-def test_painted_judges_are_read_at_once_and_give_what_each_gives_alone():
+def test_painted_judges_are_read_at_once_and_give_what_each_gives_alone(monkeypatch):
     from brainedit.judges import judge
     from brainedit.simulate.facecat import PAINTED
+
+    monkeypatch.setattr(directions_study_arms, "judge", judge)
+    with pytest.raises(ValueError, match="painted/hair"):
+        pair_scores(PAINTED | {next(iter(PAINTED)): "painted/hair"}, "male")
 
     images = Quarters().synthesize(
         np.random.default_rng(0).normal(size=(3, Z_DIM)).astype(np.float32), space="z"

@@ -145,3 +145,9 @@ def test_grid_places_every_picture(tmp_path):
 def test_grids_that_cannot_be_drawn(images, columns, message):
     with pytest.raises(ValueError, match=message):
         grid_image(images, columns=columns)
+
+
+@pytest.mark.parametrize("moves", [(make(), 1.0), [make()], [(1, 2)]])
+def test_moves_are_pairs(generator, moves):
+    with pytest.raises(ValueError, match=r"list of \(direction, strength\) pairs"):
+        edit_latents(generator, generator.sample(1, space="w"), moves, space="w")

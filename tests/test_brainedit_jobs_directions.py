@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mne
@@ -283,7 +284,11 @@ def test_arms_at_equal_steps_are_what_geometry_says(blocks, found, compared):
     assert own == pytest.approx(step, rel=0.1)
     assert table.loc["shuffled", "low"] < 0 < table.loc["shuffled", "high"]
     section = direction_sections.comparison_section(compared)
-    assert section.text[1] == "None of 100 directions from shuffled EEG move first as far as the brain's."
+    text = "None of 100 directions from shuffled EEG move first as far as the brain's, the same way."
+    assert section.text[1] == text
+    arm = compared.arms["brain"]
+    turned = replace(compared, arms=compared.arms | {"brain": replace(arm, changes=-arm.changes)})
+    assert direction_sections.shuffled_sentence(turned) == text  # of a judge that counts the other way
     assert [row[0] for row in section.table[1]] == list(table.index)
     assert section.table[1][0][3].startswith(f"{brain / table.loc['logged targets', 'change']:.2f}")
 
@@ -298,7 +303,7 @@ def test_a_judge_is_looked_up_before_the_work(world, blocks, monkeypatch):
 
 
 def test_the_eyes_alone_are_scored_where_there_are_channels(world, blocks, found):
-    assert found.eyes is None
+    assert "needs EOG channels" in found.eyes
     blinks = recording(world.names, world.target, channels=(*CHANNELS, "Fp1", "Fp2"), eog=True)
     rows = blinks.metadata["target"].to_numpy()
     data = blinks.get_data(copy=False)

@@ -109,3 +109,19 @@ def test_the_plain_mean_is_the_mean_of_probabilities():
 def test_what_cannot_be_pooled_is_told(change, settings, message):
     with pytest.raises(ValueError, match=message):
         pool_relevance(crowd([1.0, 1.0], n_pictures=40).assign(**change), **settings)
+
+
+def test_pooling_refuses_what_means_nothing(caplog):
+    table = pd.DataFrame({"stimulus": list("aabb"), "subject": list("ABAB"), "task": "x", "probability": 0.6})
+    for weights in ({"A": 1, "B": -1}, {"A": 1, "B": np.nan}):
+        with pytest.raises(ValueError, match="'B' has"):
+            pool_relevance(table, weights=weights)
+    with pytest.raises(ValueError, match="'a' was seen by people of weight 0 alone"):
+        pool_relevance(table, weights={"A": 0, "B": 0})
+    with pytest.raises(ValueError, match="go from 3 to 3"):
+        pool_relevance(table.assign(probability=3.0))
+    with pytest.raises(ValueError, match="there are 0"):
+        pool_relevance(table[:0])
+    assert not caplog.records
+    pool_relevance(table.assign(task=list("xxyy")))
+    assert "Trials of 2 tasks are pooled" in caplog.text

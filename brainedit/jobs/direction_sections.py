@@ -92,6 +92,12 @@ def mean_responses(recordings: Sequence[mne.BaseEpochs], target: str) -> tuple[d
 
 def labels_sentence(direction: Direction) -> str:
     """Whether the labels of what is looked for trained the classifier, by the scheme that the direction names."""
+    if direction.provenance.get("scheme") == TASK_PAIR and direction.provenance.get("pairs") == "task":
+        return (
+            "The classifier was trained on the person's other tasks. The metadata do not name pairs of tasks "
+            "(`task_pair`): where one of the others looked for the opposite, the scores carry the attribute with the "
+            "wrong sign."
+        )
     if direction.provenance.get("scheme") == TASK_PAIR:
         return "The classifier was trained on the person's other tasks, so it cannot know what was looked for here."
     return (
@@ -185,8 +191,8 @@ def locks_sentence(direction: Direction) -> str:
     names = ", ".join(repr(name) for name in direction.provenance["orthogonal_to"])
     left = direction.provenance["length_left"]
     return (
-        f"These figures are of the direction before it was put at right angles to {names}, which left {left:.0%} of its "
-        "length."
+        f"These figures are of the direction before it was put at right angles to {names}, which left {left:.0%} of "
+        "its length."
     )
 
 
@@ -196,7 +202,8 @@ def looks_section(direction: Direction) -> Section:
     rows = []
     for wanted in LOOKS:
         looks = trust.looks_needed(wanted)
-        rows.append((f"{wanted:.1f}", _count(looks.n), f"{_count(looks.low)} to {_count(looks.high)}"))
+        more = "none" if looks.more == 0 else _count(looks.more)
+        rows.append((f"{wanted:.1f}", _count(looks.n), f"{_count(looks.low)} to {_count(looks.high)}", more))
     what = "groups of pictures" if trust.n != trust.n_images else "pictures"
     text = [
         f"How near the direction would come to the true one with other numbers of {what}, each looked at as often as "
@@ -221,7 +228,7 @@ def looks_section(direction: Direction) -> Section:
     return Section(
         "How many looks a better direction needs",
         text,
-        table=(("wanted cosine", what, "95 % interval"), rows),
+        table=(("wanted cosine", f"{what}, in all", "95 % interval", "more than now"), rows),
         pictures=[(figure, caption)],
     )
 
@@ -324,8 +331,8 @@ def shuffled_sentence(compared: Comparison) -> str:
     n = int((np.sign(brain) * draws >= abs(brain)).sum())
     moves = "moves" if n == 1 else "move"
     return (
-        f"{n or 'None'} of {len(draws)} directions from shuffled EEG {moves} {compared.wanted} as far as the brain's, the "
-        "same way."
+        f"{n or 'None'} of {len(draws)} directions from shuffled EEG {moves} {compared.wanted} as far as the brain's, "
+        "the same way."
     )
 
 

@@ -47,6 +47,7 @@ from brainedit.jobs.direction_sections import (
     compatibility_section,
     direction_sections,
     embedding_section,
+    labels_sentence,
     shared_loss,
     strips,
     trust_sentence,
@@ -54,7 +55,7 @@ from brainedit.jobs.direction_sections import (
 from brainedit.jobs.joint import stamp_of
 from brainedit.joint import JointModel, load_joint
 from brainedit.judges import Judge
-from brainedit.relevance import pool_relevance
+from brainedit.relevance import metadata_of, pool_relevance, task_pair_column
 from brainedit.relevance_inputs import HIERARCHICAL
 from brainedit.relevance_study import relevance_scores
 from brainedit.report import Result, check_out, is_simulated, result_folder, sha256_of
@@ -254,6 +255,8 @@ def _origin(
         "n_people": int(trials["subject"].nunique(dropna=False)),
         "n_trials": len(trials),
     }
+    if scoring["scheme"] == "task_pair":
+        record["pairs"] = task_pair_column(metadata_of(recordings[0]))
     return record if task is None else record | {"task": task}
 
 
@@ -311,6 +314,8 @@ def _result(
         figures=figures,
         simulated=bool(direction.provenance["simulated"]),
     )
+    if settings["task"] is not None and settings["scheme"] not in ("task_pair", "subject"):
+        result.warnings.append(labels_sentence(direction))
     result.sections += direction_sections(found, recordings, maker, target=settings["target"])
     return result
 

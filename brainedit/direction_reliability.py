@@ -33,13 +33,16 @@ _SURE = 0.05
 class LooksNeeded:
     """How many images, each looked at as often as these, give a wanted cosine to the truth on average.
 
-    low, high : 95 % interval; a number is infinite where more than 4,096 times as many do not suffice
+    n : in all; low, high : its 95 % interval. Infinite where more than 4,096 times as many do not suffice, and a
+        sixteenth of these at least
+    more : besides those that were looked at; 0 where these suffice
     """
 
     cosine: float
     n: float
     low: float
     high: float
+    more: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class DirectionReliability:
             raise ValueError(f"A wanted cosine lies between 0 and 1; got {wanted:g}.")
         curve = {key: np.array(values) for key, values in self.learning_curve.items()}
         n, fast, slow = (_crossing(curve["n"], curve[key], wanted) for key in ("cosine", "high", "low"))
-        return LooksNeeded(wanted, n, fast, slow)
+        return LooksNeeded(wanted, n, fast, slow, max(0.0, n - self.n))
 
 
 def reliability(
