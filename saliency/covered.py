@@ -85,10 +85,12 @@ class CoveredScores:
         for part in bar(_batches([corners[i] for i in order], self._local.n)):
             filled = [*part, *[part[-1]] * (self._local.n - len(part))]  # it takes batches of one size alone
             values.append(self._local(self._patches(filled), filled)[: len(part)])
-        return _flat(finite(torch.cat(values)))[torch.tensor(order).argsort()]
+        return _flat(torch.cat(values))[torch.tensor(order).argsort()]
 
     def _is_right(self, corners: Sequence[Pair], values: Tensor) -> bool:
         """Whether the plain way gives the same in the middle and at the extremes of the widest map."""
+        if not bool(values.isfinite().all()):  # the plain way tells whether they come from the score itself
+            return self._refused("gives NaN or infinity")
         spans = torch.maximum(values.amax(0), self.clean) - torch.minimum(values.amin(0), self.clean)  # (k,)
         widest = values[:, spans.argmax()]
         some = sorted({len(corners) // 2, int(widest.argmax()), int(widest.argmin())})
@@ -96,10 +98,11 @@ class CoveredScores:
         differences = (values[some] - plain).abs().amax(0)
         if bool((differences <= EXACT * spans + 1e-6 * plain.abs().max()).all()):
             return True
-        logger.warning(
-            "The fast way differs from the plain one by %.2g of the map's range; the plain one is taken.",
-            (differences / spans).max(),
-        )
+        share = float((differences / spans).max())
+        return self._refused(f"differs from the plain one by {share:.2g} of the map's range")
+
+    def _refused(self, why: str) -> bool:
+        logger.warning("The fast way %s; the plain one is taken.", why)
         _traced.pop(id(self.score), None)
         return False
 

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 Maps = torch.Tensor | np.ndarray
 
 ALPHA = 0.05
+ROUNDING = 1e-9  # differences of correlations below this are rounding
 FLAT = 1e-6  # a map that varies by less than this share of its largest value is constant: float32 rounding
 
 
@@ -140,16 +141,17 @@ def eeg_dependence(
     own = _own_sources(own, n_pictures, n_sources)
     rows = np.arange(n_pictures)
     rng = np.random.default_rng(seed)
-    by_picture = _own_excess(r, own)[rows, own]
+    by_picture = _rounded(_own_excess(r, own)[rows, own])
     shared = _picture_part(r)
     labels, exact = _relabelled(own, np.arange(n_sources), n_permutations, rng)
     null = _own_excess(r - shared, own)[rows, labels].mean(1) + _own_excess(shared, own)[rows, own].mean()
+    null = _rounded(null)
     match, match_p = _match(r, own, n_permutations, rng)
     others = np.ones((n_pictures, n_sources), bool)
     others[rows, own] = False
     swapped = (r[rows, own] + r[rows, :, own]) / 2  # (n, k)
     return EEGDependence(
-        value=float(by_picture.mean()),
+        value=float(_rounded(by_picture.mean())),
         ci=_interval(by_picture, n_bootstrap, rng),
         p=_permutation_p(by_picture.mean(), null, exact),
         p_floor=1 / (len(null) + (not exact)),
@@ -310,9 +312,14 @@ def _by_the_rest(values: np.ndarray, total: np.ndarray, n: int, floor: float) ->
     return np.divide(values * (n + 1) / n, deviation, out=np.zeros_like(values), where=deviation > 0)
 
 
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Exactly 0 where nothing but rounding is left, so that D and its null agree where there is no dependence."""
+    return np.where(np.abs(values) < ROUNDING, 0.0, values)
+
+
 def _permutation_p(observed: float, null: np.ndarray, exact: bool) -> float:
     """Share of null values that reach the observed one; all of them include it, drawn ones do not."""
-    reached = int((null >= observed - 1e-9).sum())
+    reached = int((null >= observed - ROUNDING).sum())
     return reached / len(null) if exact else (1 + reached) / (1 + len(null))
 
 

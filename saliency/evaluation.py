@@ -42,7 +42,8 @@ def fixation_scores(
         auc_uniform : fixations against all pixels, ties half (.5)
         auc_judd : MIT's area: fixated pixels against all others, by trapezoids through the thresholds that the
             fixated pixels have; pixels of equal value pass a threshold together, without jitter; NaN where every
-            pixel is fixated (.5 to .5 + 1 / 2n)
+            pixel is fixated (.5 to .5 + 1 / 2n). A map that is constant over the fixations gives one threshold
+            alone, and may read .5 whatever the rest is: on maps with few levels read auc_judd_exact
         auc_judd_exact : the same pixels, every threshold: what sklearn's roc_auc_score gives (.5)
         sauc : fixations against `others`, ties half; NaN without them (.5)
         nss : mean z of the fixations, deviation by N (0); nss_mit : of fixated pixels, deviation by N - 1

@@ -9,7 +9,7 @@ import torch
 
 from saliency.baselines import edge_map
 from saliency.fills import Fill, fill_picture
-from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, pick
+from saliency.scores import Score, check_count, check_mode, check_picture, check_seed, evaluate, pick
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +105,7 @@ def deletion_insertion(
     check_mode(score)
     for name, value in {"n_steps": n_steps, "n_random": n_random, "batch_size": batch_size}.items():
         check_count(name, value)
+    check_seed(seed)
     _check_unit(unit, distractors, image)
     shown = fill_picture(image, fill=fill, sigma=sigma, seed=seed)
     begun = fill_picture(image, fill=start, sigma=sigma, seed=seed)
@@ -151,6 +152,11 @@ def _check_unit(unit: str, distractors: torch.Tensor | None, image: torch.Tensor
     if unit == "raw":
         raise ValueError(
             f"Raw scores refer to no distractors, got {len(distractors)}; use unit 'z' or 'rank'."
+        )
+    if not isinstance(distractors, torch.Tensor):
+        kind = type(distractors).__name__
+        raise TypeError(
+            f"Need distractors as a tensor (m, 3, h, w), got {kind}; use torch.stack on pictures."
         )
     shape = tuple(distractors.shape)
     if shape[1:] != tuple(image.shape) or len(shape) != 4 or shape[0] == 0:

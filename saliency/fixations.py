@@ -3,12 +3,14 @@
 import difflib
 import io
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("picture", "viewer", "x", "y")
 Sizes = Mapping[str, tuple[int, int]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def read_fixations(
         raise ValueError(f"Need fixations as {', '.join(_READERS)}, got {path.name}.")
     if outside not in ("error", "drop"):
         raise ValueError(f"Need outside as 'error' or 'drop', got {outside!r}.")
+    if sizes is not None and not isinstance(sizes, Mapping) and np.shape(sizes) != (2,):
+        raise ValueError(f"Need sizes as one (height, width) or a dict of them by picture, got {sizes!r}.")
     table, found = _READERS[path.suffix.lower()](path)
     if sizes is not None:
         names = found or dict.fromkeys(table["picture"])
@@ -298,6 +303,17 @@ def _check_columns(table: "pd.DataFrame") -> None:
         )
     if len(table) == 0:
         raise ValueError("Need at least one fixation, the table has none.")
+    _check_numbers(table, ("x", "y"), "the table")
+
+
+def _check_numbers(table: "pd.DataFrame", columns: Iterable[str], where: str) -> None:
+    import pandas as pd
+
+    for column in columns:
+        values = table[column]
+        odd = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
+        if len(odd):
+            raise ValueError(f"Need numbers in the column {column} of {where}, got {odd.iloc[0]!r}.")
 
 
 def _check_sizes(table: "pd.DataFrame", sizes: Sizes) -> None:
@@ -306,7 +322,7 @@ def _check_sizes(table: "pd.DataFrame", sizes: Sizes) -> None:
         if odd:
             raise ValueError(f"Need the column {column} as text in every row, got {odd[0]!r}.")
     for picture, size in sizes.items():
-        if len(size) != 2 or min(size) < 1:
+        if np.shape(size) != (2,) or min(size) < 1:
             raise ValueError(f"Need height and width in pixels of each picture, {picture!r} has {size}.")
     unknown = sorted(set(table["picture"]) - set(sizes))
     if unknown:
@@ -319,10 +335,16 @@ def _read_text(path: Path) -> tuple["pd.DataFrame", dict]:
     import pandas as pd
 
     names = {"picture": str, "viewer": str}
-    table = pd.read_csv(path, sep="," if path.suffix.lower() == ".csv" else "\t", dtype=names)
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    table = _readable(path, lambda: pd.read_csv(path, sep=separator, dtype=names))
+    _check_numbers(table, {"x", "y", "height", "width"} & set(table), path.name)
     _check_columns(table)
     if not {"height", "width"} <= set(table):
         return table, {}
+    for column in ("height", "width"):
+        odd = table[column][table[column] % 1 != 0]  # true for an empty cell too
+        if len(odd):
+            raise ValueError(f"Need whole pixels in the column {column} of {path.name}, got {odd.iloc[0]}.")
     each = table[["picture", "height", "width"]].drop_duplicates()
     if each["picture"].duplicated().any():
         picture = each["picture"][each["picture"].duplicated()].iloc[0]
@@ -334,27 +356,62 @@ def _read_text(path: Path) -> tuple["pd.DataFrame", dict]:
 def _read_arrays(path: Path) -> tuple["pd.DataFrame", dict]:
     import pandas as pd
 
-    with np.load(path, allow_pickle=False) as data:
-        needed = ("name", "fix_image", "fix_viewer", "fix_x", "fix_y")
-        missing = [name for name in needed if name not in data]
-        if missing:
-            raise ValueError(
-                f"Need the arrays {', '.join(needed)}, {', '.join(missing)} missing in {path.name}."
-            )
-        names, image = data["name"].astype(str), data["fix_image"]
-        if len(set(names.tolist())) < len(names):
-            raise ValueError(f"Need one name a picture, {path.name} has {len(names)} but some are the same.")
-        if len(image) and not 0 <= image.min() <= image.max() < len(names):
-            wrong = f"{image.min()} to {image.max()}"
-            raise ValueError(f"Need fix_image from 0 to {len(names) - 1}, an index into name, got {wrong}.")
-        columns = {"picture": names[image], "viewer": data["fix_viewer"].astype(str)}
-        columns |= {axis: data[f"fix_{axis}"].astype(float) for axis in ("x", "y")}
-        if "fix_dur_ms" in data:
-            columns["duration"] = data["fix_dur_ms"].astype(float) / 1000
-        sizes = dict.fromkeys(names.tolist())
-        if "jpeg" in data and "offset" in data:
-            sizes = dict(zip(names.tolist(), _jpeg_sizes(data["jpeg"], data["offset"]), strict=True))
+    data = _readable(path, lambda: _arrays(path))
+    missing = [name for name in _ARRAYS if name not in data]
+    if missing:
+        raise ValueError(
+            f"Need the arrays {', '.join(_ARRAYS)}, {', '.join(missing)} missing in {path.name}."
+        )
+    _check_arrays(data, path.name)
+    names, image = data["name"].astype(str), data["fix_image"]
+    columns = {"picture": names[image], "viewer": data["fix_viewer"].astype(str)}
+    columns |= {axis: data[f"fix_{axis}"].astype(float) for axis in ("x", "y")}
+    if "fix_dur_ms" in data:
+        columns["duration"] = data["fix_dur_ms"].astype(float) / 1000
+    sizes = dict.fromkeys(names.tolist())
+    if "jpeg" in data and "offset" in data:
+        found = _readable(path, lambda: _jpeg_sizes(data["jpeg"], data["offset"]))
+        if len(found) != len(names):
+            raise ValueError(f"Need a jpeg for each of {len(names)} names in {path.name}, got {len(found)}.")
+        sizes = dict(zip(names.tolist(), found, strict=True))
     return pd.DataFrame(columns), sizes
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no .npz archive")
+    wanted = (*_ARRAYS, "fix_dur_ms", "jpeg", "offset")
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in wanted if name in data}
+
+
+def _check_arrays(data: Mapping[str, np.ndarray], file: str) -> None:
+    names, image = data["name"].astype(str), data["fix_image"]
+    if len(set(names.tolist())) < len(names):
+        raise ValueError(f"Need one name a picture, {file} has {len(names)} but some are the same.")
+    for name in data.keys() & {"fix_image", "fix_x", "fix_y", "fix_viewer", "fix_dur_ms"}:
+        if data[name].shape != (len(image),):
+            raise ValueError(
+                f"Need {name} ({len(image)},) in {file}, as long as fix_image, got {data[name].shape}."
+            )
+    for name, kinds in {"fix_image": "iu", "fix_x": "iuf", "fix_y": "iuf", "fix_dur_ms": "iuf"}.items():
+        if name in data and data[name].dtype.kind not in kinds:
+            needed = "whole numbers" if kinds == "iu" else "numbers"
+            raise ValueError(f"Need {needed} in {name} of {file}, got {data[name].dtype}.")
+    if len(image) and not 0 <= image.min() <= image.max() < len(names):
+        wrong = f"{image.min()} to {image.max()}"
+        raise ValueError(f"Need fix_image from 0 to {len(names) - 1}, an index into name, got {wrong}.")
+
+
+def _readable(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; raises ValueError that names the file where a library cannot read it."""
+    try:
+        return read()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"Need fixations that can be read, {path.name} cannot: {error}.") from error
 
 
 def _jpeg_sizes(jpeg: np.ndarray, offset: np.ndarray) -> list[tuple[int, int]]:
@@ -364,4 +421,5 @@ def _jpeg_sizes(jpeg: np.ndarray, offset: np.ndarray) -> list[tuple[int, int]]:
     return [Image.open(file).size[::-1] for file in files]
 
 
+_ARRAYS = ("name", "fix_image", "fix_viewer", "fix_x", "fix_y")
 _READERS = {".csv": _read_text, ".tsv": _read_text, ".txt": _read_text, ".npz": _read_arrays}

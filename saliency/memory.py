@@ -13,7 +13,9 @@ from saliency.scores import Score, check_count
 def inputs_within(score: Score, item: Tensor, batch_size: int, max_memory: int | None) -> int:
     """The batch size that keeps a score of inputs like `item` within `max_memory` bytes, at most `batch_size`.
 
-    max_memory : bytes for inputs and all that the score makes of them, its weights aside; None: no bound
+    max_memory : bytes for inputs and all that the score makes of them, its weights aside; None: no bound. It is
+        an estimate: a processor's convolutions count twice, for the copies in an order of its own that its
+        library makes, but what else a library or the allocator takes is not seen
 
     Raises ValueError when one input alone needs more.
     """
@@ -29,7 +31,10 @@ def inputs_within(score: Score, item: Tensor, batch_size: int, max_memory: int |
 
 
 def bytes_for_one(score: Score, item: Tensor) -> int:
-    """The most bytes that are alive at a time while the score of one input is computed, the input included."""
+    """The most bytes that are alive at a time while the score of one input is computed, the input included.
+
+    A convolution on a processor counts its input and output once more: oneDNN copies both into blocks of channels.
+    """
     with torch.no_grad(), _Meter() as meter:
         score(item[None].clone())
     return meter.most
@@ -52,12 +57,21 @@ class _Meter(TorchDispatchMode):
                 self._seen.add(storage._cdata)
                 weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
                 self.now += storage.nbytes()
-        self.most = max(self.most, self.now)
+        copies = sum(map(_n_bytes, (args[0], out))) if _reorders(func, args) else 0
+        self.most = max(self.most, self.now + copies)
         return out
 
     def _freed(self, key: int, n_bytes: int) -> None:
         self._seen.discard(key)
         self.now -= n_bytes
+
+
+def _reorders(func: Any, args: tuple) -> bool:
+    return func is torch.ops.aten.convolution.default and args[0].device.type == "cpu"
+
+
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _tensors(tree: Any) -> list[Tensor]:

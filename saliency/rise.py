@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from saliency.fills import Fill, fill_picture
 from saliency.memory import inputs_within
-from saliency.scores import Score, check_count, check_mode, check_picture, evaluate, finite, pick
+from saliency.scores import Score, check_count, check_mode, check_picture, check_seed, evaluate, finite, pick
 
 
 def rise_map(
@@ -53,6 +53,7 @@ def rise_map(
     check_picture(image)
     for name, value in {"n_masks": n_masks, "cells": cells, "batch_size": batch_size}.items():
         check_count(name, value)
+    check_seed(seed)
     _check_settings(image, cells=cells, share=share, estimator=estimator)
     check_mode(score)
     batch_size = inputs_within(score, image, batch_size, max_memory)

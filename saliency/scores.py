@@ -58,6 +58,12 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"Need {name} to be a whole number of at least 1, got {value!r}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless the seed is a whole number of at least 0."""
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"Need seed to be a whole number of at least 0, got {seed!r}.")
+
+
 def evaluate(score: Score, batch: torch.Tensor, *, like: torch.Tensor | None = None) -> torch.Tensor:
     """The score of a batch, (n,) or (n, k), checked for kind and shape.
 

@@ -113,6 +113,8 @@ def _steps(module: fx.GraphModule) -> tuple[Step, Step]:
             return next(iter(known.values())), known[node.args[0]]
         if node.target is aten.as_strided.default:
             raise ValueError("The score reads memory by its strides.")
+        if _writes(node):
+            raise ValueError("The score writes into a part of a value.")
         if node.op == "placeholder":
             known[node] = Step("input", unpadded)
         elif node.op == "get_attr":
@@ -125,6 +127,15 @@ def _steps(module: fx.GraphModule) -> tuple[Step, Step]:
         if isinstance(known[node], Step) and isinstance(value, Tensor):
             known[node].shape = tuple(value.shape)
     raise ValueError("The traced score has no output.")
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation overwrites a value, e.g. in circular padding: what reads that later shows no parent.
+
+    A score that works in place on its input ends in a write to it, which nothing reads.
+    """
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and node.args[0].op != "placeholder"
 
 
 def _ordered(first: Step, last: Step) -> list[Step]:

@@ -1,5 +1,7 @@
 """What a model does to EEG first: white noise, any order and rate, everything missing in one sentence."""
 
+import re
+
 import mne
 import numpy as np
 import pytest
@@ -261,3 +263,15 @@ def test_a_sketch_knows_a_trial_after_saving_and_no_other(array_epochs, tmp_path
     assert distance[~np.eye(300, dtype=bool)].min() > 0.05
     other = array_epochs(erp + 1e-5 * rng.normal(size=(300, 4, 40)))
     assert np.linalg.norm(fit.sketch(fit.prepare(other))[:, None] - sketch[None], axis=-1).min() > 0.05
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 40), (2, 4, 1), (4, 40), (2, 4, 39), (2, 3, 40)])
+def test_eeg_of_another_shape_is_told_and_not_broadcast(shape):
+    settings = {"channels": ["Fz", "Cz", "Pz", "Oz"], "n_times": 40, "whiten": "none"}
+    fit = EEGInput(settings)
+    assert fit(torch.zeros(2, 4, 40)).shape == (2, 4, 40)
+    for call in (fit, fit.sketch):
+        with pytest.raises(
+            ValueError, match=re.escape(f"Need EEG (n, 4, 40) as prepare_eeg gives it, got {shape}.")
+        ):
+            call(torch.zeros(shape))

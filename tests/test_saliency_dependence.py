@@ -342,3 +342,10 @@ def test_z_says_when_controls_are_few(caplog):
         map_z(maps[0], maps[1:, :, 1:])
     with pytest.raises(ValueError, match="control maps of finite values"):
         map_z(maps[0], maps[1:] * np.inf)
+
+
+def test_maps_that_do_not_see_the_eeg_lie_inside_the_null():
+    for seed in range(5):
+        maps = np.random.default_rng(seed).random((6, 1, 24, 24)).repeat(6, 1)
+        result = eeg_dependence(maps, maps, n_permutations=100, n_bootstrap=10)
+        assert (result.value, result.null_interval, result.p) == (0, (0, 0), 1)

@@ -426,6 +426,7 @@ def test_table_gives_areas_and_the_range_of_random_orders() -> None:
         ({"n_random": 0}, "n_random.*got 0"),
         ({"unit": "zz"}, "Unknown unit 'zz'. Did you mean 'z'"),
         ({"unit": "rank"}, "give distractors"),
+        ({"seed": -1}, "seed .* at least 0, got -1"),
         ({"unit": "raw", "distractors": torch.rand(2, 3, 10, 10)}, "got 2; use unit"),
         ({"distractors": torch.rand(2, 3, 9, 10)}, r"got shape \(2, 3, 9, 10\)"),
         ({"distractors": torch.rand(2, 3, 10, 10) + 1}, "0 to 1"),
@@ -441,3 +442,9 @@ def test_what_does_not_fit_the_curves_is_told(changed: dict, match: str) -> None
     settings = {"score": linear(torch.ones(3, 10, 10)), "heat": torch.rand(10, 10)} | changed
     with pytest.raises(ValueError, match=match):
         deletion_insertion(settings.pop("score"), picture().float(), settings.pop("heat"), **settings)
+
+
+def test_distractors_that_are_no_tensor_are_told() -> None:
+    image = picture()
+    with pytest.raises(TypeError, match=r"tensor \(m, 3, h, w\), got list; use torch\.stack"):
+        deletion_insertion(lambda x: x.mean((1, 2, 3)), image, image[0], distractors=[image])

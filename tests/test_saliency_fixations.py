@@ -293,3 +293,53 @@ def test_settings_that_do_not_fit_are_told(tmp_path) -> None:
         read_fixations(tmp_path / "list.mat")
     with pytest.raises(ValueError, match="got 'clip'"):
         read_fixations(tmp_path / "list.csv", outside="clip")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", r"list\.csv cannot: No columns"),
+        ("picture,viewer,x,y\na,v,three,1\n", r"column x of list\.csv, got 'three'"),
+        ("picture,viewer,x,y,height,width\na,v,1,1,,9\n", r"column height of list\.csv, got nan"),
+        ("picture,viewer,x,y,height,width\na,v,1,1,9,9.5\n", r"column width of list\.csv, got 9\.5"),
+        ("picture,viewer,x,y,height,width\na,v,1,1,9,wide\n", r"column width of list\.csv, got 'wide'"),
+    ],
+)
+def test_text_that_cannot_be_read_is_told(tmp_path, text: str, match: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_fixations(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_broken_arrays_are_told(tmp_path, share: float) -> None:
+    path = tmp_path / "list.npz"
+    np.savez(path, name=["a"], fix_image=[0], fix_viewer=[0], fix_x=[0.0], fix_y=[0.0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"list\.npz cannot: it is no \.npz archive"):
+        read_fixations(path, sizes=(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"fix_x": ["one"]}, r"numbers in fix_x of list\.npz, got <U3"),
+        ({"fix_image": [0.0]}, r"whole numbers in fix_image of list\.npz, got float64"),
+        ({"fix_y": [0.0, 1.0]}, r"fix_y \(1,\) in list\.npz.*got \(2,\)"),
+        ({"jpeg": np.zeros(5, np.uint8), "offset": [0, 5]}, r"list\.npz cannot: cannot identify"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_told(tmp_path, changed: dict, match: str) -> None:
+    arrays = {"name": ["a"], "fix_image": [0], "fix_viewer": [0], "fix_x": [0.0], "fix_y": [0.0]}
+    np.savez(tmp_path / "list.npz", **arrays | changed)
+    with pytest.raises(ValueError, match=match):
+        read_fixations(tmp_path / "list.npz")
+
+
+def test_sizes_that_are_no_pair_are_told(tmp_path) -> None:
+    table().to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(ValueError, match=r"one \(height, width\) or a dict of them by picture, got 5"):
+        read_fixations(tmp_path / "list.csv", sizes=5)
+    with pytest.raises(ValueError, match="'a' has 5"):
+        read_fixations(tmp_path / "list.csv", sizes={"a": 5, "b": 5})

@@ -526,3 +526,27 @@ def test_threads(image):
             found, occlusion_map(lambda x, s=score: s(x), image, window=12, stride=6), atol=1e-6
         )
         assert any(isinstance(key, tuple) and kept[0] for key, kept in covered._traced[id(score)].items())
+
+
+def test_circular_padding_takes_the_plain_way(caplog, image):
+    score = ready(Pooled(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3, padding=1, padding_mode="circular")), image)
+    assert "cannot be traced (ValueError)" in way(caplog, score, image)
+    assert_same(score, image)
+
+
+def test_nan_of_the_fast_way_alone_is_found_out(caplog, image, monkeypatch):
+    score = ready(NETWORKS["convolutions"](), image)
+    wanted = covered_one_by_one(score, image, 12, 6)
+    for bad in (float("nan"), float("inf")):
+        monkeypatch.setattr(
+            LocalScore, "__call__", lambda self, _patches, some, bad=bad: torch.full((self.n, 2), bad)
+        )
+        found = occlusion_map(score, image, window=12, stride=6)
+        assert (found - wanted).abs().max() < 1e-4 * (wanted.max() - wanted.min())
+    assert caplog.text.count("fast way gives NaN or infinity") == 2
+
+
+def test_bytes_of_a_convolution_count_the_librarys_copies():
+    layer, n = nn.Conv2d(3, 5, 1, bias=False).eval(), 4 * (3 + 5) * 16 * 16
+    score = lambda x: layer(x).mean((1, 2, 3))  # noqa: E731
+    assert memory.bytes_for_one(score, torch.rand(3, 16, 16)) == pytest.approx(2 * n, abs=8)

@@ -245,6 +245,8 @@ def test_leaves_the_picture_and_the_global_generator_alone():
         ({"estimator": None}, "Unknown estimator None. Known: covariance, plain"),
         ({"fill": "inpaint"}, "does not depend on the covered square, got 'inpaint'"),
         ({"fill": 2.0}, "got 2 to 2"),
+        ({"seed": 1.5}, r"seed to be a whole number of at least 0, got 1\.5"),
+        ({"seed": -1}, "seed to be a whole number of at least 0, got -1"),
     ],
 )
 def test_says_which_setting_does_not_fit(settings, match):

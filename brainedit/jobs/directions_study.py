@@ -104,8 +104,8 @@ def davis_study(
         job="directions study",
         title="Brain-supervised image editing, the study of CVPR 2022",
         lead=f"{len(study.order)} people, 8 tasks, {len(study.trials):,} trials of "
-        f"{study.trials['stimulus'].nunique():,} faces of the generator {maker.name!r}, of {maker.z_dim} numbers each. Four "
-        "arms at the same steps.",
+        f"{study.trials['stimulus'].nunique():,} faces of the generator {maker.name!r}, of {maker.z_dim} numbers "
+        "each. Four arms at the same steps.",
         settings=settings,
         inputs=data.files,
         figures=figures,
