@@ -286,7 +286,7 @@ def _checked_layers(generator: Generator, layers: Sequence[int] | None) -> list[
 
 
 def _top_axes(matrix: np.ndarray, n: int | None, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The n largest eigenvalues (None: up to 10) as shares of their sum (n,), and their unit eigenvectors (n, n_dims), signed."""
+    """The n largest eigenvalues as shares of their sum (n,), and their unit eigenvectors (n, n_dims), signed."""
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = values[::-1], vectors.T[::-1]
     rank = int((values > 1e-10 * max(values[0], 0)).sum())

@@ -372,6 +372,27 @@ def test_two_people_give_a_direction_that_edits(monkeypatch, capsys, oddball):
     assert (oddball / "moved" / "strip_000.gif").is_file()
 
 
+def test_directions_without_eeg(monkeypatch, oddball):
+    rows = "".join(f"face_{i:02d}.png,{i % 2}\n" for i in range(24))
+    (oddball / "kinds.csv").write_text(f"stimulus,label\n{rows}")
+    labels = ["--from-labels", oddball / "kinds.csv", "--latents", oddball / "latents.safetensors"]
+    routes = {
+        "interfacegan": [*labels, "--method", "interfacegan", "--name", "odd"],
+        "sefa": ["--from-weights", "--n-axes", 1, "--layers", "0-1"],
+        "ganspace": ["--from-samples", 50, "--n-axes", 1, "--seed", 2],
+    }
+    for method, arguments in routes.items():
+        out = oddball / method
+        common = ["--generator", oddball / "generator", "--out", out]
+        assert run(monkeypatch, "directions", *arguments, *common) == 0
+        found = Direction.load(next(out.glob("direction*.safetensors")))
+        assert found.provenance["method"] == method
+        assert "no brain took part" in found.provenance["supervision"]
+        assert json.loads((out / "result.json").read_text())["settings"]["seed"] == (method == "ganspace") * 2
+    assert Direction.load(oddball / "interfacegan" / "direction.safetensors").name == "odd"
+    assert Direction.load(oddball / "sefa" / "direction_01.safetensors").provenance["layers"] == [0, 1]
+
+
 def bad_directions(root):
     """Options beside the good ones of a direction, and what must be said."""
     other = Direction(np.eye(8)[0], "z", 1.0, "far", {"generator_sha256": "0" * 64})
@@ -396,6 +417,41 @@ def bad_directions(root):
     ]
 
 
+def bad_routes(root):
+    """What a direction comes from, and what must be said."""
+    (root / "labels.csv").write_text(
+        "stimulus,label\n" + "".join(f"face_{i:02d}.png,{i % 2}\n" for i in range(24))
+    )
+    (root / "few.csv").write_text("stimulus,label\nface_00.png,1\n")
+    labels = ["--from-labels", root / "labels.csv"]
+    latents = ["--latents", root / "latents.safetensors"]
+    samples = ["--from-samples", 100]
+    return [
+        (["--target", "target"], "--from-samples, --config; none came"),
+        (["--from-eeg", root / "ann-epo.fif"], "--target is missing"),
+        ([*labels, "--from-weights"], "--from-labels and --from-weights came"),
+        ([*samples, "--from-eeg", root / "ann-epo.fif"], "--from-eeg and --from-samples came"),
+        (["--from-weights", "--config", "davis2022"], "--from-weights and --config came"),
+        (labels, "--latents is missing"),
+        (
+            [*labels, *latents, "--judge", "painted/smile"],
+            "come from --from-labels; --judge says nothing there",
+        ),
+        ([*labels, *latents, "--n-axes", 2], "--n-axes says nothing there"),
+        ([*labels, "--latents", root / "others.safetensors"], "'face_00.png' and 23 more pictures"),
+        ([*labels, *latents, "--method", "interfacegn"], "Did you mean 'interfacegan'"),
+        ([*labels, *latents, "--method", "hierarchical"], "'hierarchical' pools people"),
+        (["--from-labels", root / "few.csv", *latents], "Need 10 or more images for a direction; got 1"),
+        (["--from-labels", root / "gone.csv", *latents], "gone.csv"),
+        (["--from-weights", *latents], "come from --from-weights; --latents says nothing there"),
+        (["--from-weights", "--n-axes", 99], "99 were asked for"),
+        (["--from-weights", "--layers", "4-x"], "'4-x' came"),
+        (["--from-weights", "--layers", "99"], "not [99]"),
+        ([*samples, "--space", "z"], "--space says nothing there"),
+        (["--from-samples", 8], "more samples than the 8 dimensions of w; got 8"),
+    ]
+
+
 def bad_edits(root):
     near = root / "near.safetensors"
     Direction(np.eye(8)[0], "z", 1.0, "near").save(near)
@@ -413,7 +469,12 @@ def bad_edits(root):
         ([*photo, "--eyes", "1,2,3"], "'1,2,3' came"),
         ([*photo, "--n", 2], "--n says nothing there"),
         ([*photo, "--scan"], "--scan says nothing there"),
-        (photo, "32 x 20 pixels and is not square"),
+        (photo, "32 x 20 pixels and is not square; say with --eyes"),
+        (["--photo", root / "none.png"], "none.png"),
+        (
+            ["--latents", root / "latents.safetensors", "--n", 1],
+            "With --latents the pictures of the file are edited",
+        ),
         ([*photo, "--eyes", "1,2,1,2"], "eyes"),
     ]
 
@@ -426,14 +487,14 @@ def test_bad_directions_and_edits_are_one_sentence_and_write_nothing(monkeypatch
     cases += [
         ("edit", {"--direction": oddball / "near.safetensors"} | generator, *c) for c in bad_edits(oddball)
     ]
-    cases.append(("directions", {"--target": "target"} | generator, [], "--from-eeg is missing"))
+    cases += [("directions", generator, *case) for case in bad_routes(oddball)]
     out = {"--out": oddball / "never"}
     study = {"--config": "davis2022"} | out
     cases += [
         ("directions", study, ["--target", "x"], "--target says nothing there"),
         ("directions", study, ["--root", oddball / "none"], "There is no facecat.xz"),
         ("directions", out, ["--config", "joint"], "Unknown section 'joint'"),
-        ("directions", out, ["--root", oddball], "There is no --config"),
+        ("directions", good, ["--root", oddball], "come from --from-eeg; --root says nothing there"),
     ]
     for command, options, more, part in cases:
         kept = {key: value for key, value in options.items() if key not in more}

@@ -1,9 +1,13 @@
 """Directions without brains: planted boundaries and axes, independent libraries, properties, refusals."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from sklearn.svm import SVC
 
 from brainedit.attributes import face_attributes
 from brainedit.directions import prior_scale
@@ -11,7 +15,12 @@ from brainedit.generators.base import Generator
 from brainedit.generators.load import load_generator
 from brainedit.generators.pggan import PGGAN
 from brainedit.generators.stylegan2 import StyleGAN2
-from brainedit.latent_axes import ganspace_directions, interfacegan_direction, sefa_directions
+from brainedit.latent_axes import (
+    ganspace_directions,
+    interfacegan_direction,
+    scored_samples,
+    sefa_directions,
+)
 
 N = 12
 Q = np.linalg.qr(np.random.default_rng(0).standard_normal((N, N)))[0]  # its columns are the planted axes
@@ -59,9 +68,22 @@ def along(axis):
     return lambda images: images.flatten(1) @ torch.as_tensor(axis, dtype=torch.float32)
 
 
-def boundary(generator=None, axis=Q[:, 0], **settings):
-    settings = {"space": "z", "name": "planted", "n": 4000, **settings}
-    return interfacegan_direction(generator or Planted(), along(axis), **settings)
+def few_extremes(x):
+    """-1 and 1 for a few, 0 for most."""
+    return torch.where(x.abs() > 2.5, x.sign(), 0.0)
+
+
+def boundary(generator=None, score=None, *, axis=Q[:, 0], space="z", n=4000, **settings):
+    generator = generator or Planted()
+    table, scores = scored_samples(generator, score or along(axis), space=space, n=n)
+    return interfacegan_direction(table, scores, space=space, name="planted", generator=generator, **settings)
+
+
+def labelled(n=60, n_dims=4, seed=0):
+    """Latents of named stimuli, and labels 0 and 1 by the sign of the first dimension."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.standard_normal((n, n_dims)), index=[f"s{i}" for i in range(n)])
+    return table, (table[0] > 0).astype(int)
 
 
 def test_boundary_finds_a_planted_axis_and_says_how_well():
@@ -78,9 +100,7 @@ def test_boundary_finds_a_planted_axis_and_says_how_well():
 
 def test_noise_scores_give_accuracies_at_chance():
     noise = torch.Generator().manual_seed(1)
-    found = interfacegan_direction(
-        Planted(), lambda images: torch.rand(len(images), generator=noise), space="z", name="noise", n=4000
-    )
+    found = boundary(score=lambda images: torch.rand(len(images), generator=noise))
     # standard deviation of a share of 48 is .07, of 3,840 it is .008
     assert found.reliability["accuracy_validation"] == pytest.approx(0.5, abs=0.22)
     assert found.reliability["accuracy_rest"] == pytest.approx(0.5, abs=0.03)
@@ -88,9 +108,7 @@ def test_noise_scores_give_accuracies_at_chance():
 
 def test_boundary_depends_on_the_order_of_scores_alone():
     one = boundary()
-    skewed = interfacegan_direction(
-        Planted(), lambda images: torch.exp(300 * along(Q[:, 0])(images)), space="z", name="skewed", n=4000
-    )
+    skewed = boundary(score=lambda images: torch.exp(300 * along(Q[:, 0])(images)))
     np.testing.assert_allclose(one.vector, skewed.vector)
     assert one.reliability == skewed.reliability
 
@@ -108,15 +126,101 @@ def test_units_of_w_do_not_count():
     assert small.scale == pytest.approx(0.01 * one.scale, rel=1e-3)
 
 
-def test_two_kinds_of_scores_are_a_score():
-    def smiles(images):
-        return (along(Q[:, 0])(images) > along(Q[:, 0])(torch.full((1, 3, 2, 2), 0.5))).float()
+def test_lengths_of_z_count_where_no_generator_is_known():
+    table, scores = scored_samples(Planted(sphere=True, lengths=True), along(Q[:, 0]), space="z", n=4000)
+    known, unknown = (
+        interfacegan_direction(table, scores, space="z", generator=generator)
+        for generator in (Planted(sphere=True), None)
+    )
+    assert known.vector @ Q[:, 0] > unknown.vector @ Q[:, 0]
+    assert unknown.scale == pytest.approx((table.to_numpy() @ unknown.vector).std())
+    assert unknown.provenance["scale_from"] == "latents"
+    assert unknown.provenance["generator_sha256"] is None
+    assert known.scale == pytest.approx(prior_scale(Planted(sphere=True), known.vector, "z"))
+    assert known.provenance["scale_from"] == "prior"
 
-    found = interfacegan_direction(Planted(), smiles, space="z", name="smiles", n=2000, share=0.2)
-    assert found.vector @ Q[:, 0] > 0.9
-    assert found.reliability["accuracy_rest"] > 0.85
-    whole = interfacegan_direction(Planted(), smiles, space="z", name="smiles", n=100, share=0.3)
-    assert whole.reliability["n_rest"] == 40
+
+def test_two_values_use_all_rows_of_both():
+    table, labels = labelled(400)
+    found = interfacegan_direction(table, labels, space="w")
+    assert found.vector[0] > 0.95
+    assert found.reliability["accuracy_rest"] is None
+    assert found.reliability["n_rest"] == 0
+    assert found.provenance["n_extremes"] == 400
+    assert found.reliability["n_validation"] == sum(round(0.3 * (labels == kind).sum()) for kind in (0, 1))
+    other = interfacegan_direction(table, labels * 5.0 - 2, space="w", share=0.3)  # any two values, any share
+    np.testing.assert_allclose(other.vector, found.vector)
+    np.testing.assert_allclose(interfacegan_direction(table, labels == 1, space="w").vector, found.vector)
+
+
+def test_a_rare_label_weighs_as_much_as_a_common_one():
+    rng = np.random.default_rng(0)
+    labels = pd.Series([0] * 1000 + [1] * 60)
+    table = pd.DataFrame(rng.standard_normal((1060, 3)))
+    table[0] += 2 * labels
+    found = interfacegan_direction(table, labels, space="z")
+    # two spheres of unit variance a distance of 2 apart: the middle plane tells 84 % of either
+    assert found.reliability["accuracy_validation"] == pytest.approx(0.84, abs=0.1)
+    assert found.vector[0] > 0.9
+
+
+def test_labels_are_joined_by_stimulus_not_by_row():
+    table, labels = labelled(200)
+    found = interfacegan_direction(table, labels, space="z")
+    shuffled = labels.sample(frac=1, random_state=0)
+    np.testing.assert_array_equal(interfacegan_direction(table, shuffled, space="z").vector, found.vector)
+
+
+def test_a_boundary_equals_scikit_learn_on_what_it_fitted():
+    table, labels = labelled(400, seed=1)
+    found = interfacegan_direction(table, labels, space="z")
+    normal = SVC(kernel="linear").fit(table.to_numpy(), labels).coef_[0]  # of all rows, not of seven tenths
+    assert found.vector @ normal / np.linalg.norm(normal) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, y: (t, y.iloc[:-3]), "'s57' and 2 more have none"),
+        (lambda t, y: (t.iloc[:-2], y), "'s58' and 1 more have none"),
+        (lambda t, y: (t, pd.concat([y, y.iloc[:1]])), "'s0' comes more than once"),
+        (lambda t, y: (t, y.where(y.index != "s4")), "'s4' and 0 more hold NaN"),
+        (lambda t, y: (t, y * 0), "is 0 for every image"),
+        (
+            lambda t, y: (t, y.map({0: "neutral", 1: "smile"})),
+            "Labels are numbers, .*; got '(smile|neutral)'",
+        ),
+        (lambda t, y: (t, (y.index == "s0") * 1 + 0 * y), "each label; 59 are 0 and 1 are 1"),
+        (lambda t, y: (t, t[0]), r"a share of 0\.02 of 60 samples is 1"),
+        (lambda t, y: (t * 0, y), "All 60 latents are the same"),
+        (lambda t, y: (t.to_numpy(), y), "got ndarray and Series"),
+    ],
+)
+def test_labels_that_make_no_sense(change, message):
+    table, labels = change(*labelled())
+    with pytest.raises(ValueError, match=message):
+        interfacegan_direction(table, labels, space="z")
+
+
+@pytest.mark.parametrize("space", ["w+", "s"])
+def test_a_boundary_in_another_space_is_refused(space):
+    table, labels = labelled()
+    with pytest.raises(ValueError, match=f"in 'z' or in 'w'.*; got {re.escape(repr(space))}"):
+        interfacegan_direction(table, labels, space=space)
+
+
+def test_latents_of_another_generator_are_refused():
+    table, labels = labelled()
+    with pytest.raises(ValueError, match=r"planted has latents \(12,\) in 'z'; these have 4 numbers"):
+        interfacegan_direction(table, labels, space="z", generator=Planted())
+
+
+def test_scored_samples_are_the_prior_and_its_scores():
+    generator = Planted(mixing=np.eye(N))
+    table, scores = scored_samples(generator, along(Q[:, 2]), space="w", n=50, seed=4)
+    np.testing.assert_array_equal(table, generator.sample(50, space="w", seed=4).double())
+    np.testing.assert_allclose(scores, (0.5 + 0.005 * table.to_numpy()) @ Q[:, 2], atol=1e-5)
+    assert table.index.equals(scores.index)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +228,6 @@ def test_two_kinds_of_scores_are_a_score():
     [
         ({"n": 400}, r"a share of 0\.02 of 400 samples is 8"),
         ({"share": 0.6}, r"up to \.5; got 0\.6"),
-        ({"space": "w+"}, "Look for the boundary in 'w'"),
         ({"space": "w"}, "planted has no space 'w'"),
     ],
 )
@@ -136,7 +239,8 @@ def test_boundary_requests_that_make_no_sense(settings, message):
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (lambda images: torch.zeros(len(images)), "highest begin at 0"),
+        (lambda images: torch.zeros(len(images)), "is 0 for every image"),
+        (lambda images: few_extremes((images[:, 0, 0, 0] - 0.5) * 200), "highest begin at 0"),
         (lambda images: torch.full((len(images),), torch.nan), "finite; 1000 of 1000 are not"),
         (lambda images: torch.zeros(len(images), 2), r"one number a picture; got shape \(32, 2\)"),
         (lambda images: torch.zeros(3), r"one number a picture; got shape \(96,\)"),
@@ -144,7 +248,7 @@ def test_boundary_requests_that_make_no_sense(settings, message):
 )
 def test_scores_that_make_no_sense(score, message):
     with pytest.raises(ValueError, match=message):
-        interfacegan_direction(Planted(), score, space="z", name="odd", n=1000)
+        boundary(score=score, n=1000)
 
 
 def test_boundary_of_the_bundled_faces_moves_its_attribute():
@@ -154,7 +258,7 @@ def test_boundary_of_the_bundled_faces_moves_its_attribute():
     def smile(images):
         return attributes(images)[:, column]
 
-    found = interfacegan_direction(generator, smile, space="w", name="smile", n=160, share=0.25)
+    found = boundary(generator, smile, space="w", n=160, share=0.25)
     w = generator.sample(12, space="w", seed=7)
     step = 2 * found.scale * torch.tensor(found.vector, dtype=w.dtype)
     less, more = (
@@ -225,6 +329,16 @@ def test_sefa_equals_the_singular_vectors_of_the_weights(generator):
         assert direction.provenance["generator_sha256"] == generator.sha256
 
 
+def test_ten_axes_or_all_where_there_are_fewer():
+    assert len(sefa_directions(Planted(weights=[planted_weights([1, 2])]))) == 2
+    assert len(sefa_directions(Planted(weights=[planted_weights([1] * N)]))) == 10
+    few = Planted(mixing=np.diag([1.0, 2.0, *[0.0] * (N - 2)]))
+    assert len(ganspace_directions(few)) == 2
+    assert len(ganspace_directions(Planted(mixing=np.eye(N)))) == 10
+    with pytest.raises(ValueError, match="Weights of planted: 0 axes"):
+        sefa_directions(Planted(weights=[np.zeros((3, N))]))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -279,7 +393,6 @@ def test_ganspace_equals_scikit_learn():
     ("settings", "message"),
     [
         ({"space": "z"}, r"z of planted is drawn from N\(0, I\)"),
-        ({"space": "w+"}, r"Components are those of 'w'; got 'w\+'"),
         ({"n_samples": N}, "more samples than the 12 dimensions of w; got 12"),
         ({"n": 3}, "w of planted: 2 axes along which anything varies; 3"),
         ({"layers": [7]}, r"layers 0 to 2; .* not \[7\]"),

@@ -1,4 +1,4 @@
-"""Commands of generators: directions from EEG, edits, inversion, training, conversion."""
+"""Commands of generators: directions, edits, inversion, training, conversion."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,15 @@ from typing import Annotated
 import typer
 
 from brainedit.cli.options import Out, Overwrite, Seed, app, done, model_folder, numbers, refuse, train_app
+
+_NO_EEG = {"generator", "seed", "n_axes", "layers"}
+_ROUTES = {  # what a direction comes from, and the settings that say something there; None: the other routes' do not
+    "from_eeg": None,
+    "from_labels": {"generator", "seed", "latents", "space", "method", "lock", "name"},
+    "from_weights": _NO_EEG,
+    "from_samples": _NO_EEG,
+    "config": {"generator", "seed", "root"},
+}
 
 
 @app.command()
@@ -15,6 +24,15 @@ def directions(
     from_eeg: Annotated[
         list[Path] | None, typer.Option(help="epochs (FIF) of an oddball; again for another person")
     ] = None,
+    from_labels: Annotated[
+        Path | None, typer.Option(help="CSV with the columns stimulus and label; no EEG")
+    ] = None,
+    from_weights: Annotated[
+        bool, typer.Option("--from-weights", help="what the generator's weights move most (SeFa); no EEG")
+    ] = False,
+    from_samples: Annotated[
+        int | None, typer.Option(help="along what so many samples of w vary most (GANSpace); no EEG")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="query on the metadata that is true for targets")] = None,
     latents: Annotated[Path | None, typer.Option(help="CSV or safetensors, one row a stimulus")] = None,
     generator: Annotated[str, typer.Option(help="name, folder or checkpoint of a generator")] = "faces",
@@ -23,7 +41,8 @@ def directions(
     ] = None,
     space: Annotated[str, typer.Option(help="z, w or w+")] = "z",
     method: Annotated[
-        str, typer.Option(help="ridge, svr, mean_difference, logistic, hierarchical")
+        str,
+        typer.Option(help="ridge, svr, mean_difference, logistic, hierarchical; interfacegan from labels"),
     ] = "ridge",
     classifier: Annotated[
         str, typer.Option(help="lda, xdawn, auto, eegnet, eeginceptionerp, or joint (needs --model)")
@@ -48,6 +67,10 @@ def directions(
         str | None, typer.Option(help="compares all arms by it: painted/smile, smile, age, gender, ...")
     ] = None,
     name: Annotated[str, typer.Option(help="what the direction is called")] = "",
+    n_axes: Annotated[int, typer.Option(help="how many directions, from weights or samples")] = 5,
+    layers: Annotated[
+        str | None, typer.Option(help="of w+ that weights or samples move, e.g. 4-8 or 0,1,4")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="a published study in place of EEG: davis2022")] = None,
     root: Annotated[
         Path | None, typer.Option(help="the study's published files; simulated ones when not given")
@@ -55,14 +78,21 @@ def directions(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find a direction in a generator's latent space from EEG, or run a published study (--config davis2022)."""
-    if config is not None:
-        given = _given(context) - {"config", "out", "overwrite"}
-        _refuse_beside_config(context, given - {"root", "generator", "seed"}, config)
+    """Find directions in a generator's latent space: from EEG, labels, weights, samples, or by a published study."""
+    route = _route(context)
+    shared = {"generator": generator, "seed": seed, "overwrite": overwrite}
+    if route == "config":
         values = {"root": root, "generator": generator, "seed": seed}
-        _published_study(config, out, {key: values[key] for key in given}, overwrite=overwrite)
+        given = {key: values[key] for key in values.keys() & _given(context)}
+        _published_study(config, out, given, overwrite=overwrite)
         return
-    refuse({"--root": root}, "There is no --config")
+    if route == "from_labels":
+        found = {"space": space, "method": method, "locks": lock or (), "name": name}
+        _direction_from_labels(from_labels, out, latents, found | shared)
+        return
+    if route != "from_eeg":
+        _directions_of_generator(from_samples, out, {"n_axes": n_axes, "layers": _layers(layers)} | shared)
+        return
     from brainedit.jobs.directions import direction_from_eeg
 
     needed = {"--from-eeg": from_eeg, "--target": target, "--latents": latents}
@@ -133,11 +163,15 @@ def edit(
     shared |= {"layers": _layers(layers), "seed": seed, "overwrite": overwrite}
     if photo is None:
         refuse({"--eyes": eyes, "--paste": paste, "--steps": steps}, "There is no --photo")
+        if latents is not None:
+            refuse({"--n": n}, "With --latents the pictures of the file are edited")
         given = {"latents": latents, "gif": gif, "scan": scan} | ({} if n is None else {"n": n})
         done(edit_file(direction, out, **given, **shared))
         return
     new = {"--latents": latents, "--n": n, "--gif": gif or None, "--scan": scan or None}
     refuse(new, "With --photo one photograph is edited")
+    if eyes is None:
+        _check_square(photo)
     given = {"paste": paste, "steps": steps, "eyes": _eyes(eyes)}
     given = {key: value for key, value in given.items() if value is not None}
     done(edit_photo_file(direction, photo, out, **given, **shared))
@@ -231,10 +265,40 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _refuse_beside_config(context: typer.Context, names: set[str], config: str) -> None:
-    options = {p.name: p.opts[0] for p in context.command.params}
-    why = f"The configuration {config!r} holds a whole study"
-    refuse({options[name]: True for name in sorted(names)}, why)
+def _route(context: typer.Context) -> str:
+    """What `directions` starts from; ValueError for none, for two, and for what says nothing there."""
+    given, options = _given(context), {p.name: p.opts[0] for p in context.command.params}
+    chosen = [name for name in _ROUTES if name in given]
+    if len(chosen) != 1:
+        came = " and ".join(options[name] for name in chosen) or "none"
+        raise ValueError(
+            f"Directions come from one of {', '.join(options[n] for n in _ROUTES)}; {came} came."
+        )
+    route = chosen[0]
+    known = _ROUTES[route] or set(options) - {"root", "n_axes", "layers"}
+    extra = sorted(given - known - {route, "out", "overwrite"})
+    why = f"The directions come from {options[route]}"
+    if route == "config":
+        why = f"The configuration {context.params['config']!r} holds a whole study"
+    refuse({options[name]: True for name in extra}, why)
+    return route
+
+
+def _direction_from_labels(labels: Path, out: Path, latents: Path | None, settings: dict) -> None:
+    from brainedit.jobs.directions_without_eeg import direction_from_labels
+
+    if latents is None:
+        raise ValueError("A direction from labels needs --from-labels, --latents; --latents is missing.")
+    done(direction_from_labels(labels, out, latents=latents, **settings))
+
+
+def _directions_of_generator(n_samples: int | None, out: Path, settings: dict) -> None:
+    from brainedit.jobs.directions_without_eeg import directions_from_samples, directions_from_weights
+
+    if n_samples is None:
+        done(directions_from_weights(out, **settings))
+    else:
+        done(directions_from_samples(n_samples, out, **settings))
 
 
 def _published_study(config: str, out: Path, given: dict, *, overwrite: bool) -> None:
@@ -273,3 +337,14 @@ def _eyes(text: str | None) -> list[list[float]] | None:
     except ValueError:
         raise ValueError(f"Eyes are four numbers with commas between, x,y,x,y; {text!r} came.") from None
     return [[left_x, left_y], [right_x, right_y]]
+
+
+def _check_square(photo: Path) -> None:
+    """ValueError for a photograph that must be told where the eyes are."""
+    from brainedit.encoders.image import read_picture
+
+    height, width = read_picture(photo).shape[:2]
+    if height != width:
+        raise ValueError(
+            f"The photograph has {width} x {height} pixels and is not square; say with --eyes where both eyes are."
+        )
