@@ -106,8 +106,8 @@ def reliability_sentence(direction: "Direction") -> str:
 
 def looks_sentence(reliability: dict) -> str:
     """How many pictures the next better cosine takes; nothing where it was not measured, or no direction was shown."""
-    from brainedit.jobs.direction_sections import LOOKS, SURE
     from brainedit.direction_reliability import DirectionReliability
+    from brainedit.jobs.direction_sections import LOOKS, SURE
 
     if "learning_curve" not in reliability or reliability["p"] >= SURE:
         return ""
