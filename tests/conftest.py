@@ -10,6 +10,11 @@ import pytest
 import torch
 
 
+def pytest_make_parametrize_id(val):
+    """Files in bytes hold the time they were made at: their length names a test, so that all processes agree."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Features that tests compute are never read from, nor left in, the user's cache."""
