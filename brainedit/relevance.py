@@ -31,7 +31,7 @@ def score_trials(
     *,
     target: str,
     method: str | Callable[[mne.BaseEpochs, np.ndarray, mne.BaseEpochs], np.ndarray] = "lda",
-    scheme: str = "run",
+    scheme: str = "auto",
     tmin: float = Windows().tmin,
     tmax: float = Windows().tmax,
     n_windows: int = Windows().n,
@@ -53,7 +53,8 @@ def score_trials(
     scheme : what a fold leaves out; each probability comes from a model that has not seen it, trained on the
         same person's other trials (for "subject": on the other people's): "run",
         "block", "subject", "stimulus" (tenths of the pictures), or "task_pair" (the metadata column of that
-        name where both poles of a pair share a value, else each `task`). Where there are tasks "task_pair" is the
+        name where both poles of a pair share a value, else each `task`), or "auto": "task_pair" where everyone did
+        tasks of two or more pairs and the metadata name these, else "run". Where there are tasks "task_pair" is the
         honest choice: training within a task already uses the labels of what is looked for, so its scores may
         carry the attribute and not relevance
     tmin, tmax, n_windows : the windows, s. The published settings are 25 in -.2 to .9 and 5 in 0 to .5
@@ -83,6 +84,7 @@ def score_trials(
     if n_windows != int(n_windows) or n_windows < 1:
         raise ValueError(f"The number of windows is a whole number from 1 on; got {n_windows}.")
     windows = _chosen_windows(preset, Windows(tmin, tmax, int(n_windows)))
+    scheme = chosen_scheme(metadata_of(epochs), scheme)
     calibrate = calibrate or ("platt" if method == "auto" else "none")
     pick("calibration", calibrate, {"none": None, **CALIBRATIONS})
     if not callable(method):
@@ -312,6 +314,16 @@ def _folds(metadata: pd.DataFrame, column: str, scheme: str, seed: int) -> np.nd
         tenth = {name: f"tenth {i % N_STIMULUS_FOLDS}" for name, i in zip(names, order, strict=True)}
         fold = np.array([tenth[name] for name in fold])
     return fold
+
+
+def chosen_scheme(metadata: pd.DataFrame, scheme: str) -> str:
+    """What "auto" means for these trials, as `score_trials` says; any other scheme is returned as it is."""
+    if scheme != "auto":
+        return scheme
+    if "task_pair" not in metadata or metadata["task_pair"].isna().any():
+        return "run"
+    pairs = metadata["task_pair"].astype(str).groupby(_people(metadata, "task_pair")).nunique()
+    return "task_pair" if pairs.min() >= 2 else "run"
 
 
 def task_pair_column(metadata: pd.DataFrame) -> str:

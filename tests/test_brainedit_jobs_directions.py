@@ -195,7 +195,8 @@ def test_across_tasks_the_labels_of_a_task_do_not_take_part(world, blocks, tasks
     )
     pd.testing.assert_series_equal(before.relevance, after.relevance)
     assert "other tasks" in direction_sections.labels_sentence(before.direction)
-    within = find(world, blocks, tasks, task="old")
+    assert find(world, blocks, tasks, task="old").direction.provenance["scheme"] == "task_pair"  # unasked
+    within = find(world, blocks, tasks, task="old", scheme="run")
     assert "prefer the scheme task_pair" in direction_sections.labels_sentence(within.direction)
 
 

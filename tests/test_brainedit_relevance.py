@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from brainedit.erp_classifiers import METHODS, window_means
 from brainedit.evaluation import auc
-from brainedit.relevance import pool_relevance, relevance_score, score_trials, target_mask
+from brainedit.relevance import chosen_scheme, pool_relevance, relevance_score, score_trials, target_mask
 
 TARGET = "label == 'odd'"
 
@@ -368,3 +368,20 @@ def test_pooling_names_what_it_lacks():
         pool_relevance(table([0.5], ["a"]), by="picture")
     with pytest.raises(ValueError, match="Subject 's2' and 1 more have no weight"):
         pool_relevance(table([0.5] * 3, "a", ["s1", "s2", "s3"]), weights=pd.Series({"s1": 1.0}))
+
+
+def test_pairs_of_tasks_are_left_out_where_everyone_did_two(array_epochs):
+    epochs = simulate(array_epochs, n=240)
+    assert chosen_scheme(epochs.metadata, "auto") == "run"
+    epochs.metadata["task"] = np.tile(["smiles", "nosmile", "old", "young"], 60)
+    assert (
+        chosen_scheme(epochs.metadata, "auto") == "run"
+    )  # unnamed pairs: the opposite would train with the wrong sign
+    epochs.metadata["task_pair"] = np.tile(["smiling", "smiling", "age", "age"], 60)
+    assert chosen_scheme(epochs.metadata, "auto") == "task_pair"
+    assert chosen_scheme(epochs.metadata, "run") == "run"
+    one = epochs.metadata.assign(subject=np.where(epochs.metadata["task_pair"] == "age", "s2", "s1"))
+    assert chosen_scheme(one, "auto") == "run"  # each person did one pair alone
+    pd.testing.assert_frame_equal(
+        score_trials(epochs, target=TARGET), score_trials(epochs, target=TARGET, scheme="task_pair")
+    )

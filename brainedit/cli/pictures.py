@@ -51,8 +51,8 @@ def directions(
         str | None, typer.Option(help="time windows: davis2022, davis2022_public, kangassalo2020")
     ] = None,
     scheme: Annotated[
-        str, typer.Option(help="what a fold leaves out: run, block, subject, stimulus, task_pair")
-    ] = "run",
+        str, typer.Option(help="what a fold leaves out: run, block, subject, stimulus, task_pair, auto")
+    ] = "auto",
     task: Annotated[
         str | None, typer.Option(help="whose trials give the relevance, of several tasks")
     ] = None,

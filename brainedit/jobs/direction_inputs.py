@@ -12,7 +12,7 @@ from brainedit.datasets.latents import read_latents
 from brainedit.directions import Direction
 from brainedit.evaluation import Score
 from brainedit.generators.base import Generator
-from brainedit.relevance import metadata_of, score_trials
+from brainedit.relevance import chosen_scheme, metadata_of, score_trials
 from brainedit.relevance_study import eye_channels, relevance_control, relevance_scores
 
 Classifier = str | Callable[[mne.BaseEpochs, np.ndarray, mne.BaseEpochs], np.ndarray]
@@ -96,6 +96,12 @@ def scored_trials(recordings: Sequence[mne.BaseEpochs], *, task: str | None, **s
             table["subject"] = table["subject"].fillna(f"recording {i + 1}")
     trials = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
     return trials if task is None else trials[trials["task"].astype(str) == task]
+
+
+def shared_scheme(recordings: Sequence[mne.BaseEpochs], scheme: str) -> str:
+    """What "auto" means for all recordings alike."""
+    chosen = {chosen_scheme(metadata_of(recording), scheme) for recording in recordings}
+    return chosen.pop() if len(chosen) == 1 else "run"
 
 
 def of_task(recordings: Sequence[mne.BaseEpochs], task: str | None) -> list[mne.BaseEpochs]:

@@ -39,6 +39,7 @@ from brainedit.jobs.direction_inputs import (
     read_locks,
     recordings_of,
     scored_trials,
+    shared_scheme,
     together,
     trials_metadata,
 )
@@ -107,7 +108,7 @@ def find_direction(
     method: str = "ridge",
     classifier: Classifier = "lda",
     preset: str | None = None,
-    scheme: str = "run",
+    scheme: str = "auto",
     task: str | None = None,
     weights: pd.Series | str | None = None,
     groups: str | None = None,
@@ -141,6 +142,7 @@ def find_direction(
     grouped = None if groups is None else picture_groups(metadata, groups)
     if judge is not None:
         measures_of(judge)
+    scheme = shared_scheme(recordings, scheme)
     scoring = {"target": target, "method": classifier, "preset": preset, "scheme": scheme, "seed": seed}
     trials = scored_trials(recordings, task=task, **scoring)
     relevance = pool_relevance(trials, weights=weights, seed=seed)
@@ -177,7 +179,7 @@ def direction_from_eeg(
     method: str = "ridge",
     classifier: Classifier = "lda",
     preset: str | None = None,
-    scheme: str = "run",
+    scheme: str = "auto",
     task: str | None = None,
     weights: str | None = None,
     groups: str | None = None,
@@ -314,7 +316,7 @@ def _result(
         figures=figures,
         simulated=bool(direction.provenance["simulated"]),
     )
-    if settings["task"] is not None and settings["scheme"] not in ("task_pair", "subject"):
+    if settings["task"] is not None and direction.provenance["scheme"] not in ("task_pair", "subject"):
         result.warnings.append(labels_sentence(direction))
     result.sections += direction_sections(found, recordings, maker, target=settings["target"])
     return result

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from brainedit.jobs.directions import FoundDirection
 
 METHODS = ["ridge", "svr", "mean_difference", "logistic", "hierarchical"]
-SCHEMES = ["run", "stimulus", "block", "subject", "task_pair"]
+SCHEMES = ["auto", "run", "stimulus", "block", "subject", "task_pair"]
 CLASSIFIERS = [
     ("LDA of window means", "lda"),
     ("xDAWN and tangent space", "xdawn"),
@@ -268,7 +268,7 @@ def _drawn(demo: Demo) -> SimpleNamespace:
                 ui.method = gr.Dropdown(METHODS, value="ridge", label="Method")
                 ui.classifier = gr.Dropdown(CLASSIFIERS, value="lda", label="Classifier of trials")
                 ui.windows = gr.Dropdown(WINDOWS, value="default", label="Windows")
-                ui.scheme = gr.Dropdown(SCHEMES, value="run", label="Scored on a left-out")
+                ui.scheme = gr.Dropdown(SCHEMES, value="auto", label="Scored on a left-out")
                 ui.task = gr.Textbox("", label="Relevance in task", placeholder="all", max_length=60)
                 ui.people = gr.Dropdown(PEOPLE, value="equal", label="People count")
         with gr.Column(scale=3, min_width=300):
