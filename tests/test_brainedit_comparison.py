@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from block_world import Blocks, Pixels
 from torch import nn
 
 from brainedit.arms import judge_direction, random_directions, shuffled_directions
@@ -12,30 +13,9 @@ from brainedit.comparison import compare, judge_scores
 from brainedit.comparison_tables import ArmResult, Comparison
 from brainedit.directions import Direction, prior_scale
 from brainedit.generators.load import load_generator
-from brainedit.generators.pggan import PGGAN
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.judges import judge
 from brainedit.strengths import IdentityLoss
-
-
-class Pixels(nn.Module):
-    """Mean squared pixel difference, with the interface of `FeatureDistance`."""
-
-    def prepare(self, images):
-        return images
-
-    def forward(self, images, prepared):
-        return (images - prepared).square().mean((1, 2, 3))
-
-
-class Blocks(PGGAN):
-    """A picture that is linear in z: each of 12 numbers is the shade of one block of one colour."""
-
-    normalises_z = False
-
-    def raw_images(self, latents, *, space, labels=None, noise="const"):
-        z = self.check_latents(latents, space=space).view(-1, 3, 2, 2)
-        return 0.1 * z.repeat_interleave(8, 2).repeat_interleave(8, 3)
 
 
 def read(images):

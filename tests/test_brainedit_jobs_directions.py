@@ -9,13 +9,12 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
-from torch import nn
+from block_world import Blocks, Pixels
 
 from brainedit.comparison import compare
 from brainedit.datasets.latents import write_latents
 from brainedit.directions import Direction, brain_direction
 from brainedit.generators.load import save_generator
-from brainedit.generators.pggan import PGGAN
 from brainedit.generators.stylegan2 import StyleGAN2
 from brainedit.jobs import direction_arms, direction_inputs, direction_sections
 from brainedit.jobs.direction_arms import compare_arms, shuffled_arm, steps_of
@@ -29,26 +28,6 @@ from brainedit.strengths import scan
 
 CHANNELS = ("Fz", "Cz", "Pz", "P3", "P4", "Oz")
 N = 60
-
-
-class Pixels(nn.Module):
-    """Mean squared pixel difference, with the interface of `FeatureDistance`."""
-
-    def prepare(self, images):
-        return images
-
-    def forward(self, images, prepared):
-        return (images - prepared).square().mean((1, 2, 3))
-
-
-class Blocks(PGGAN):
-    """A picture that is linear in z: each of 12 numbers is the shade of one block of one colour."""
-
-    normalises_z = False
-
-    def raw_images(self, latents, *, space, labels=None, noise="const"):
-        z = self.check_latents(latents, space=space).view(-1, 3, 2, 2)
-        return 0.1 * z.repeat_interleave(8, 2).repeat_interleave(8, 3)
 
 
 def first_number(images):

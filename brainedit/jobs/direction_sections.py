@@ -141,9 +141,10 @@ def trust_sentence(direction: Direction) -> str:
         return f"How reliable {direction.name!r} is was not measured."
     if "p" not in r:
         return f"{direction.name!r} was found without a brain ({direction.provenance.get('method', 'unknown method')})."
+    what = "labels" if "supervision" in direction.provenance else "relevance"  # of no brain, or of one
     if r["p"] >= SURE:
-        return f"Do not use {direction.name!r}: it predicts no better than permuted relevance ({_p(r['p'])})."
-    said = f"{direction.name!r} predicts better than permuted relevance ({_p(r['p'])})"
+        return f"Do not use {direction.name!r}: it predicts no better than permuted {what} ({_p(r['p'])})."
+    said = f"{direction.name!r} predicts better than permuted {what} ({_p(r['p'])})"
     if "predicted_cosine" not in r:
         return f"{said}; directions from two halves of the data agree with cosine {r['split_half']:.2f}."
     low, high = r["predicted_interval"]
